@@ -1,0 +1,166 @@
+"""Histories: the records of many patients in log order, and the fold that says which version of a fact rules when (S2–S4).
+
+A history is bytes (`features.fact`): heads, names and the ticks that mattered to the patient, in the order of the log.
+Everything here works on many patients at once: arrays over all their records, `seg` numbering the patients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features import codes, fact
+from features.clock import NEVER_US
+
+Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+
+NEVER = 2**40
+"""A place that is never reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Records of many patients, patient by patient, each in log order. Arrays have shape (n,) unless said otherwise.
+
+    `known_us` is known(k): the greatest stamp so far of that patient (S3). A fact rules from its place until `until`; a repeat,
+    a conflict and a lower version that came later never rule (`until` = 0). `earlier` is the row that ruled before it, or -1.
+    """
+
+    records: npt.NDArray[np.void]
+    """All records as stored, names included, shape (m,)."""
+    row: Int
+    """Row in `records` of each fact or tick."""
+    seg: Int
+    start: Int
+    """First row of each patient, shape (patients + 1,)."""
+    event_us: Int
+    known_us: Int
+    place: Int
+    ordinal: Int
+    version: Int
+    concept: Int
+    status: Int
+    flags: Int
+    value: npt.NDArray[np.float64]
+    id_hi: npt.NDArray[np.uint64]
+    id_lo: npt.NDArray[np.uint64]
+    episode: npt.NDArray[np.uint64]
+    until: Int
+    earlier: Int
+    duplicates: int
+    conflicts: int
+
+    @property
+    def present(self) -> Bool:
+        """Rows whose fact is there while it rules: not cancelled, not entered in error, not a tick."""
+        return (self.until > 0) & (self.status < fact.GONE) & (self.concept < codes.CONTROL_FLOOR)
+
+    def name(self, row: int) -> str:
+        """The source's identifier of the encounter at `row`."""
+        return fact.name_at(self.records, int(self.row[row]) + 1)
+
+
+def read(histories: list[bytes]) -> Histories:
+    """Parse and fold the histories of many patients.
+
+    Args:
+        histories: One bytes object a patient, as stored.
+    Returns:
+        Their records in arrays; an empty history has no rows.
+    """
+    records = np.frombuffer(b"".join(histories), fact.HEAD)
+    lengths = np.fromiter((len(h) // fact.HEAD_BYTES for h in histories), np.int64, len(histories))
+    owner = np.repeat(np.arange(len(histories), dtype=np.int64), lengths)
+    row = np.flatnonzero(records["concept"] != codes.NAME)
+    seg = owner[row]
+    start = np.searchsorted(seg, np.arange(len(histories) + 1))
+    facts = records[row]
+    place, version = (facts[name].astype(np.int64) for name in ("place", "version"))
+    until, earlier, duplicates, conflicts = _fold(facts, seg, place, version)
+    return Histories(
+        records=records,
+        row=row,
+        seg=seg,
+        start=start,
+        event_us=np.ascontiguousarray(facts["event_us"]),
+        known_us=_running_max(np.ascontiguousarray(facts["stamp_us"]), seg, start),
+        place=place,
+        ordinal=facts["ordinal"].astype(np.int64),
+        version=version,
+        concept=facts["concept"].astype(np.int64),
+        status=facts["status"].astype(np.int64),
+        flags=facts["flags"].astype(np.int64),
+        value=np.ascontiguousarray(facts["value"]),
+        id_hi=np.ascontiguousarray(facts["id_hi"]),
+        id_lo=np.ascontiguousarray(facts["id_lo"]),
+        episode=np.ascontiguousarray(facts["episode"]),
+        until=until,
+        earlier=earlier,
+        duplicates=duplicates,
+        conflicts=conflicts,
+    )
+
+
+def _running_max(stamp_us: Int, seg: Int, start: Int) -> Int:
+    """known(k) of S3: the greatest stamp at or before each place of the same patient."""
+    back = np.flatnonzero((stamp_us[1:] < stamp_us[:-1]) & (seg[1:] == seg[:-1]))
+    if len(back):
+        stamp_us = stamp_us.copy()
+        for s in np.unique(seg[back]).tolist():  # rare: a clock went back
+            part = slice(start[s], start[s + 1])
+            stamp_us[part] = np.maximum.accumulate(stamp_us[part])
+    return stamp_us
+
+
+def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int) -> tuple[Int, Int, int, int]:
+    """Which records rule, and until when (S4): (until, earlier, duplicates, conflicts)."""
+    until = np.full(len(facts), NEVER, np.int64)
+    earlier = np.full(len(facts), -1, np.int64)
+    until[facts["concept"] >= codes.CONTROL_FLOOR] = 0
+    by_id = np.argsort(facts["id_lo"], kind="stable")
+    low = facts["id_lo"][by_id]
+    again = low[1:] == low[:-1]
+    if not again.any():
+        return until, earlier, 0, 0
+    several = np.zeros(len(low), bool)
+    several[1:] |= again
+    several[:-1] |= again
+    several &= facts["concept"][by_id] < codes.CONTROL_FLOOR
+    duplicates = conflicts = 0
+    ruling: dict[tuple[int, int, int], int] = {}
+    told: dict[tuple[int, int, int, int], int] = {}
+    for i in np.sort(by_id[several]).tolist():  # in log order; only ids that were told more than once
+        identity = (int(seg[i]), int(facts["id_hi"][i]), int(facts["id_lo"][i]))
+        first = told.setdefault((*identity, int(version[i])), i)
+        if first != i:
+            same = _content(facts[first]) == _content(facts[i])
+            duplicates, conflicts = duplicates + same, conflicts + (not same)
+            until[i] = 0
+            continue
+        best = ruling.get(identity)
+        if best is not None and version[best] > version[i]:
+            until[i] = 0  # a lower version that came later has no effect
+            continue
+        ruling[identity] = i
+        if best is not None:
+            until[best] = place[i]
+            earlier[i] = best
+    return until, earlier, duplicates, conflicts
+
+
+def _content(record: np.void) -> bytes:
+    """What makes two records of one (id, version) the same: all of the head but stamp and place."""
+    raw = record.tobytes()
+    return raw[16:24] + raw[32:48] + raw[52:62]
+
+
+def known_at(histories: Histories, seg: int, place: int) -> int:
+    """known(k) of one patient at a place of the log, in µs; the beginning of time before the first record."""
+    part = slice(histories.start[seg], histories.start[seg + 1])
+    n = int(np.searchsorted(histories.place[part], place, side="right"))
+    return int(histories.known_us[part][n - 1]) if n else -NEVER_US

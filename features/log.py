@@ -1,0 +1,257 @@
+"""The Parquet log: all records of `facts` in order, partitioned by a hash of the patient, written and read in pieces.
+
+    LOG/log.json                what it is: format, code sets, counts for each feed
+    LOG/controls.parquet        ticks and activations: seq, stamp, id, payload
+    LOG/facts/bucket-007.parquet    facts of the patients of bucket 7, in log order
+
+`seq` is the place of a record in the whole log; a control stands once and counts for every patient. A log made from several
+partitions has no offsets: records between two controls are in any order that keeps each patient's own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features import codes, fact
+from features.errors import InputError
+
+FORMAT = 1
+BUCKETS = 16
+PIECE_ROWS = 50_000
+_HEAD_FIELDS = ("event_us", "stamp_us", "value", "episode", "ordinal", "version", "concept", "status", "flags")
+_TIMES = {"event_us": "event_time", "stamp_us": "known_time"}
+_TOLD_FIELDS = tuple(fact.Told.__struct_fields__)
+SCHEMA = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("id", pa.binary(16), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("event_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("known_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("episode", pa.uint64()),
+        pa.field("ordinal", pa.uint32()),
+        pa.field("version", pa.uint16()),
+        pa.field("concept", pa.uint16()),
+        pa.field("status", pa.uint8()),
+        pa.field("flags", pa.uint8()),
+        pa.field("kind", pa.string()),
+        pa.field("code_system", pa.string()),
+        pa.field("code", pa.string()),
+        pa.field("told_value", pa.float64()),
+        pa.field("comparator", pa.string()),
+        pa.field("unit", pa.string()),
+        pa.field("known_us", pa.int64()),
+        pa.field("episode_id", pa.string()),
+        pa.field("facility", pa.string()),
+        pa.field("feed", pa.string()),
+        pa.field("told", pa.uint64()),
+    ]
+)
+CONTROL_SCHEMA = pa.schema(
+    [pa.field("seq", pa.int64()), pa.field("stamp_us", pa.int64()), pa.field("id", pa.binary(16)), pa.field("value", pa.binary())]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record in log order. `patient_id` None: a control."""
+
+    seq: int
+    patient_id: str | None
+    stamp_us: int
+    value: bytes
+    """As on the topic `facts`, with its stamp written into the head."""
+
+
+def bucket_of(patient_id: str, buckets: int) -> int:
+    """The bucket of a patient."""
+    return fact.hash64(patient_id) % buckets
+
+
+@dataclass
+class LogWriter:
+    """Writes a log in pieces; it appears under its name only when it is whole.
+
+    Args:
+        path: Folder to make; must not exist.
+        book: The code sets with which the facts were made.
+        source: What it was made from, for people.
+    """
+
+    path: Path
+    book: codes.Codebook
+    source: str
+    buckets: int = BUCKETS
+    seq: int = 0
+    _rows: list[list[tuple[int, str, bytes]]] = field(default_factory=list)
+    _writers: dict[int, Any] = field(default_factory=dict)
+    _controls: list[tuple[int, int, bytes, bytes]] = field(default_factory=list)
+    _waiting: int = 0
+    facts: int = 0
+
+    def __enter__(self) -> LogWriter:
+        if self.path.exists():
+            raise InputError(f"{self.path} exists already: a log is never overwritten; give another --out or remove it")
+        self._part = self.path.with_name(self.path.name + ".part")
+        shutil.rmtree(self._part, ignore_errors=True)
+        (self._part / "facts").mkdir(parents=True)
+        self._rows = [[] for _ in range(self.buckets)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            for writer in self._writers.values():
+                writer.close()
+            shutil.rmtree(self._part, ignore_errors=True)
+
+    def fact(self, patient_id: str, value: bytes) -> None:
+        """Append a fact: a value of `facts` whose head carries its stamp."""
+        self._rows[bucket_of(patient_id, self.buckets)].append((self.seq, patient_id, value))
+        self.seq += 1
+        self.facts += 1
+        self._waiting += 1
+        if self._waiting >= PIECE_ROWS * 4:
+            self._flush()
+
+    def control(self, value: bytes) -> None:
+        """Append a control record."""
+        head = fact.heads([value])[0]
+        self._controls.append((self.seq, int(head["stamp_us"]), value[1:17], value))
+        self.seq += 1
+
+    def close(self, *, feeds: dict[str, dict[str, Any]]) -> None:
+        """Finish: write what waits and put the log under its name. `feeds` holds the counts of each feed (S13)."""
+        self._flush()
+        for writer in self._writers.values():
+            writer.close()
+        columns = [[control[n] for control in self._controls] for n in range(4)]
+        pq.write_table(pa.table(columns, schema=CONTROL_SCHEMA), self._part / "controls.parquet", compression="zstd")
+        about = {
+            "format": FORMAT,
+            "codes": self.book.content_hash,
+            "source": self.source,
+            "buckets": self.buckets,
+            "facts": self.facts,
+            "controls": len(self._controls),
+            "feeds": feeds,
+        }
+        (self._part / "log.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        self._part.rename(self.path)
+
+    def _flush(self) -> None:
+        for bucket, rows in enumerate(self._rows):
+            if not rows:
+                continue
+            if bucket not in self._writers:
+                where = self._part / "facts" / f"bucket-{bucket:03d}.parquet"
+                self._writers[bucket] = pq.ParquetWriter(where, SCHEMA, compression="zstd")
+            self._writers[bucket].write_table(_table(rows), row_group_size=PIECE_ROWS)
+            rows.clear()
+        self._waiting = 0
+
+
+def _table(rows: list[tuple[int, str, bytes]]) -> pa.Table:
+    seq, patients, values = zip(*rows, strict=True)
+    heads = fact.heads(list(values))
+    told = [fact.told(v) for v in values]
+    columns: dict[str, Any] = {
+        "seq": list(seq),
+        "patient_id": list(patients),
+        "id": [v[1:17] for v in values],
+        "source_id": [fact.source_id(v).decode() for v in values],
+    }
+    for name in _HEAD_FIELDS:
+        column = np.ascontiguousarray(heads[name])
+        columns[_TIMES.get(name, name)] = pa.array(column).cast(pa.timestamp("us", tz="UTC")) if name in _TIMES else column
+    for name in _TOLD_FIELDS:
+        columns["told_value" if name == "value" else name] = [getattr(t, name) for t in told]
+    return pa.table(columns, schema=SCHEMA)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The controls of a log, in order. Shapes (c,)."""
+
+    seq: npt.NDArray[np.int64]
+    stamp_us: npt.NDArray[np.int64]
+    """Greatest stamp of a control so far."""
+    value: list[bytes]
+
+
+class Log:
+    """A log to read.
+
+    Raises:
+        InputError: not a log, another format, other code sets.
+    """
+
+    def __init__(self, path: Path, book: codes.Codebook) -> None:
+        about = path / "log.json"
+        if not about.is_file():
+            raise InputError(f"{path} is not a log: it has no log.json. Make one with: premonitor import … --out {path}")
+        self.path, self.book = path, book
+        self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        if self.about.get("format") != FORMAT:
+            raise InputError(f"{path} has format {self.about.get('format')}, this version reads {FORMAT}")
+        if self.about["codes"] != book.content_hash:
+            raise InputError(
+                f"{path} was made with code sets {self.about['codes']}, this version has {book.content_hash}: import its source again (S11)"
+            )
+        self.buckets: int = self.about["buckets"]
+        table = pq.read_table(path / "controls.parquet")
+        stamps = table["stamp_us"].to_numpy()
+        self.controls = Controls(table["seq"].to_numpy(), np.maximum.accumulate(stamps), table["value"].to_pylist())
+
+    def bucket_files(self) -> list[Path]:
+        """The files that exist: an empty bucket has none."""
+        return sorted((self.path / "facts").glob("bucket-*.parquet"))
+
+    def bucket(self, file: Path) -> tuple[pa.Table, npt.NDArray[np.void]]:
+        """A bucket's table in log order, and its heads with places (= seq) filled in."""
+        table = pq.read_table(file).combine_chunks()
+        return table, _heads(table)
+
+    def records(self) -> Iterator[Record]:
+        """Everything in log order, in pieces: memory does not grow with the log."""
+        yield from heapq.merge(self._control_records(), *map(self._bucket_records, self.bucket_files()), key=lambda r: r.seq)
+
+    def _control_records(self) -> Iterator[Record]:
+        for seq, value in zip(self.controls.seq.tolist(), self.controls.value, strict=True):
+            yield Record(seq, None, int(fact.heads([value])["stamp_us"][0]), value)
+
+    def _bucket_records(self, file: Path) -> Iterator[Record]:
+        reader = pq.ParquetFile(file)
+        for batch in reader.iter_batches(batch_size=4_096):
+            table = pa.Table.from_batches([batch])
+            heads = _heads(table)
+            heads["place"] = 0
+            columns = [table["told_value" if n == "value" else n].to_pylist() for n in _TOLD_FIELDS]
+            sources, patients, seqs = (table[n].to_pylist() for n in ("source_id", "patient_id", "seq"))
+            for i, told in enumerate(zip(*columns, strict=True)):
+                value = fact.join(heads[i].tobytes(), sources[i].encode(), fact.Told(*told))
+                yield Record(seqs[i], patients[i], int(heads["stamp_us"][i]), value)
+
+
+def _heads(table: pa.Table) -> npt.NDArray[np.void]:
+    heads = np.zeros(table.num_rows, fact.HEAD)
+    identity = np.frombuffer(b"".join(table["id"].to_pylist()), "<u8").reshape(-1, 2)
+    heads["id_hi"], heads["id_lo"] = identity[:, 0], identity[:, 1]
+    for name in _HEAD_FIELDS:
+        column = table[_TIMES.get(name, name)]
+        heads[name] = (column.cast(pa.int64()) if name in _TIMES else column).to_numpy()
+    heads["place"] = table["seq"].to_numpy()
+    return heads

@@ -1,0 +1,79 @@
+"""Labels: whether the outcome came in the time at risk, and when we could know (question first, answer when it was known)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features import fact
+from features.clock import DAY_US, NEVER_US
+from features.history import NEVER, Histories, Int
+from features.usecase import UseCase
+
+EVENT, NO_EVENT, DEATH, CENSORED = range(4)
+STATUS_NAMES = ("event", "no_event", "death", "censored")
+_PRIORITY_NAMES = {number: name or "unknown" for name, number in fact.PRIORITY.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One entry a question, shape (n,). Times in µs; `NEVER_US`: none."""
+
+    status: Int
+    label_known_us: Int
+    """event: when the first sufficient fact was known. no_event: `mature_us`. Else none."""
+    mature_us: Int
+    """End of the time at risk, where the patient was followed until then; else none. Metrics use mature labels only."""
+
+    @property
+    def label(self) -> npt.NDArray[np.float64]:
+        """1.0, 0.0 or NaN."""
+        return np.where(self.status == EVENT, 1.0, np.where(self.status == NO_EVENT, 0.0, np.nan))
+
+
+def labels(h: Histories, use_case: UseCase, *, seg: Int, index_us: Int, episode: npt.NDArray[np.uint64]) -> Labels:
+    """The labels of questions, from all that was ever told (hindsight is what a label is).
+
+    The time at risk is `(index_time + gap, index_time + gap + horizon]`; an event exactly at its end counts, one at its start does not.
+
+    Args:
+        h: Folded histories.
+        use_case: Gives the outcome.
+        seg: Patient of each question, shape (n,), with its index time and the episode of its encounter.
+    """
+    outcome = use_case.definition.outcome
+    final = h.present & (h.until == NEVER)
+    event = final & np.isin(h.concept, use_case.outcome_concepts)
+    if outcome.priorities is not None:
+        allowed = [n for n, name in _PRIORITY_NAMES.items() if name in outcome.priorities]
+        event &= np.isin(h.flags & fact.PRIORITY_MASK, allowed)
+    begin_us = index_us + outcome.gap_days * DAY_US
+    end_us = begin_us + use_case.horizon_us
+    known_us = np.full(len(seg), NEVER_US)
+    for i in np.flatnonzero(event).tolist():
+        part = slice(np.searchsorted(seg, h.seg[i]), np.searchsorted(seg, h.seg[i], side="right"))
+        hit = (h.event_us[i] > begin_us[part]) & (h.event_us[i] <= end_us[part])
+        if not outcome.own_episode:
+            hit &= (episode[part] != h.episode[i]) | (h.episode[i] == 0)
+        known_us[part][hit] = np.minimum(known_us[part][hit], h.known_us[i])
+    followed_us, death_us = _followed_until(h, final, use_case)
+    status = np.where(followed_us[seg] >= end_us, NO_EVENT, np.where(death_us[seg] <= end_us, DEATH, CENSORED))
+    status[known_us < NEVER_US] = EVENT
+    mature_us = np.where(followed_us[seg] >= end_us, end_us, NEVER_US)
+    return Labels(status, np.where(status == EVENT, known_us, np.where(status == NO_EVENT, mature_us, NEVER_US)), mature_us)
+
+
+def _followed_until(h: Histories, final: npt.NDArray[np.bool_], use_case: UseCase) -> tuple[Int, Int]:
+    """(end of follow-up, death) of each patient."""
+    patients = len(h.start) - 1
+    followed, death = np.full(patients, -NEVER_US), np.full(patients, NEVER_US)
+    cover = final & (h.concept == use_case.follow_up_concept)
+    length = np.where(np.isnan(h.value[cover]), float(NEVER_US // 2), h.value[cover]).astype(np.int64)
+    np.maximum.at(followed, h.seg[cover], h.event_us[cover] + length)
+    died = final & (h.concept == use_case.book.by_name["death"].number)
+    np.minimum.at(death, h.seg[died], h.event_us[died])
+    last = np.full(patients, -NEVER_US)
+    np.maximum.at(last, h.seg[final], h.event_us[final])
+    return np.where(followed == -NEVER_US, last, followed), death

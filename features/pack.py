@@ -1,0 +1,167 @@
+"""From records of `facts` to history bytes: one partition's records in order, live, in a replay and in a backfill alike.
+
+A history gets what the place in the log adds to a fact: the place, the stamp folded with the controls before it (S3), the source id of
+an encounter, and a tick of its own where time made a booked visit due (S7): so that a score needs the history and nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from features import codes, fact
+from features.clock import NEVER_US
+from features.errors import InputError
+from features.usecase import UseCase
+
+LAST_VISIT = max(codes.VISIT_CONCEPTS.values())
+ALWAYS_US = -NEVER_US
+
+
+@dataclass
+class PartitionState:
+    """What a partition of `facts` remembers beside the histories; stored in the same call as they are."""
+
+    control_us: int = ALWAYS_US
+    """Greatest stamp of a control so far."""
+    activations: list[dict[str, Any]] = field(default_factory=list)
+    """Payloads of `activate` in order, each with its `place`."""
+    booked: list[tuple[int, bytes]] = field(default_factory=list)
+    """Heap of (time at which it will be due, patient)."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What one batch tells about one patient."""
+
+    parts: list[bytes] = field(default_factory=list)
+    """History records to append."""
+    oldest_us: int = NEVER_US
+    """Earliest event time among plain facts; `ALWAYS_US` where the history must be looked at in any case."""
+    newest_index_us: int = ALWAYS_US
+    """Latest index time that the batch's encounters may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A death, or an event that is some use case's outcome."""
+
+    place: int
+    patient: bytes
+    concept: int
+    event_us: int
+    known_us: int
+
+
+@dataclass(slots=True)
+class Packed:
+    """A batch, patient by patient in order of first mention."""
+
+    patients: dict[bytes, Told] = field(default_factory=dict)
+    booked: list[tuple[int, bytes]] = field(default_factory=list)
+    """Newly booked visits."""
+    controls: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """(place, greatest control stamp so far, value) of each control."""
+    watched: list[Watched] = field(default_factory=list)
+
+
+class Packer:
+    """Packs the records of one partition. Index times are those of the use cases it is made for."""
+
+    def __init__(self, use_cases: Iterable[UseCase], state: PartitionState | None = None) -> None:
+        self.state = state or PartitionState()
+        use_cases = list(use_cases)
+        self._offsets = sorted({(u.definition.index.at, u.offset_us) for u in use_cases})
+        self._watch = {codes.DEATH, *(c for u in use_cases for c in u.outcome_concepts)}
+        self._waiting = {patient for _, patient in self.state.booked}
+
+    def pack(self, keys: Sequence[bytes | None], values: list[bytes], places: Any, stamps_us: Any) -> Packed:
+        """The history records of a batch in log order.
+
+        Args:
+            keys: Patient of each record; ignored for controls.
+            values: Values of `facts`.
+            places: Place of each record in the partition, int64, increasing.
+            stamps_us: Append time of each record in µs; used where the head has no stamp of its own.
+        Raises:
+            InputError: an unreadable record, or a partition with more than 2**32 records.
+        """
+        out = Packed()
+        if not values:
+            return out
+        if places[-1] > fact.PLACE_MAX:
+            raise InputError("a partition of facts holds at most 2**32 records in one generation: start a new generation")
+        heads = fact.heads(values)
+        heads["place"] = places
+        stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, stamps_us, heads["stamp_us"])
+        is_control = heads["concept"] >= codes.CONTROL_FLOOR
+        control_us = np.maximum.accumulate(np.where(is_control, stamp, self.state.control_us))
+        heads["stamp_us"] = np.maximum(stamp, control_us)
+        raw = heads.tobytes()
+        concepts, plain = heads["concept"].tolist(), ((heads["version"] == 1) & (heads["status"] < fact.GONE)).tolist()
+        events, stamps = heads["event_us"].tolist(), heads["stamp_us"].tolist()
+        patients, waiting, watch = out.patients, self._waiting, self._watch
+        for j, key in enumerate(keys):
+            concept = concepts[j]
+            if concept >= codes.CONTROL_FLOOR:
+                self._control(out, int(places[j]), int(control_us[j]), values[j])
+                continue
+            if key is None:
+                raise InputError("a fact without a key in facts: only premonitor may write that topic")
+            told = patients.get(key)
+            if told is None:
+                told = patients[key] = Told()
+            told.parts.append(raw[j * 64 : j * 64 + 64])
+            if concept in watch and plain[j]:
+                out.watched.append(Watched(int(places[j]), key, concept, events[j], stamps[j]))
+            if 0 < concept <= LAST_VISIT:
+                told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
+                told.oldest_us = ALWAYS_US
+                self._book(out, told, key, events[j], float(heads["value"][j]), stamps[j])
+            elif not plain[j] or (waiting and key in waiting):
+                told.oldest_us = ALWAYS_US
+            elif events[j] < told.oldest_us:
+                told.oldest_us = events[j]
+        self.state.control_us = int(control_us[-1])
+        return out
+
+    def _book(self, out: Packed, told: Told, key: bytes, event_us: int, length: float, stamp_us: int) -> None:
+        """Note the index times of an encounter, and wait for those that lie ahead."""
+        for at, offset_us in self._offsets:
+            if at == "end" and math.isnan(length):
+                continue
+            index_us = event_us + offset_us + (int(length) if at == "end" else 0)
+            told.newest_index_us = max(told.newest_index_us, index_us)
+            due_us = index_us - fact.FUTURE_TOLERANCE_US
+            if due_us > stamp_us:
+                heapq.heappush(self.state.booked, (due_us, key))
+                self._waiting.add(key)
+                out.booked.append((due_us, key))
+
+    def _control(self, out: Packed, place: int, control_us: int, value: bytes) -> None:
+        """A control: remember an activation, and give a tick to each patient whose booked visit it makes due."""
+        out.controls.append((place, control_us, value))
+        head = bytearray(value[1:65])
+        if int.from_bytes(head[58:60], "little") == codes.ACTIVATE:
+            payload = fact.control_payload(value)
+            if all(payload["id"] != known["id"] for known in self.state.activations):
+                self.state.activations.append({**payload, "place": place})
+        booked = self.state.booked
+        if not booked or booked[0][0] > control_us:
+            return
+        head[24:32] = control_us.to_bytes(8, "little", signed=True)
+        head[48:52] = place.to_bytes(4, "little")
+        head[58:60] = codes.TICK.to_bytes(2, "little")
+        woken: set[bytes] = set()
+        while booked and booked[0][0] <= control_us:
+            woken.add(heapq.heappop(booked)[1])
+        for key in sorted(woken):
+            told = out.patients.setdefault(key, Told())
+            told.parts.append(bytes(head))
+            told.oldest_us = ALWAYS_US
+        self._waiting = {patient for _, patient in booked}

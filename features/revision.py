@@ -1,0 +1,250 @@
+"""Which encounters ask for a score, when, and at which later places the answer changed (S7, S8).
+
+Between two versions an encounter stands still: a *stint* is the stretch of places in which one of its versions rules.
+
+      place   p₀ ····· d ········ k₁ ········ p₁ ······ k₂
+      stint   [──────── version 1 ──────────)[── version 2 ──…
+      asked          r0           r1          r2        (equal: none)
+
+d is the first place at which the encounter is an index and due. Later it is asked again where its own version changed and where a
+fact that its row can see was told, amended or retracted; of equal consecutive answers only the first is issued. Everything is
+computed from the history alone, so a crash, a replay and a backfill give the same answers under the same ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features import fact
+from features.history import Bool, Histories, Int
+from features.usecase import UseCase
+from features.windows import Questions, rows
+
+SCORED, EXCLUDED, WITHDRAWN = 0, 1, 2
+STATUS_NAMES = ("scored", "excluded", "withdrawn")
+BUILT_IN_REASONS = ("", "retracted", "cancelled", "not_an_index", "died_in_hospital", "history_too_long")
+RETRACTED, CANCELLED, NOT_AN_INDEX, DIED, TOO_LONG = range(1, 6)
+_PLACES = 2**33
+"""More than any place: (patient, place) as one number is patient × this + place."""
+ENTERED_IN_ERROR = fact.STATUS["entered-in-error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is to be issued, one entry a score record without its risk, by patient, encounter and place. Shape (n,)."""
+
+    seg: Int
+    trigger: Int
+    """Row of the record that caused it."""
+    due: Int
+    """Row at which the encounter became due (d)."""
+    encounter: Int
+    """Row of the encounter's version that was last an index: its id and its name."""
+    revision: Int
+    status: Int
+    reason: Int
+    """Index into `reasons(use_case)`."""
+    index_us: Int
+    matrix: npt.NDArray[np.float64]
+    """Shape (n, p): the row; zeros where the status is not scored."""
+
+    def where(self, mask: Bool) -> Answers:
+        """The entries for which the mask holds."""
+        return Answers(*(getattr(self, name)[mask] for name in Answers.__slots__))
+
+
+def reasons(use_case: UseCase) -> tuple[str, ...]:
+    """The reasons a record of this use case can have, by number."""
+    return (*BUILT_IN_REASONS, *(rule.reason for rule in use_case.definition.cohort))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stints:
+    """Versions of encounters while they rule, sorted by (group, place). `group` counts encounters; shape (s,)."""
+
+    group: Int
+    row: Int
+    is_index: Bool
+    index_us: Int
+    """Index time of this version, or of the last one that was an index."""
+    named: Int
+    """Row of this version, or of the last one that was an index."""
+
+
+def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answers:
+    """Everything that is issued at places in `[since, until)`, given the whole histories.
+
+    Args:
+        h: Folded histories.
+        use_case: Gives index, cohort, columns and `revise_for`.
+        since: First place of interest for each patient, shape (patients,).
+        until: First place that is no longer of interest, same shape.
+    """
+    until = np.minimum(until, fact.PLACE_MAX + 1)
+    stints = _stints(h, use_case)
+    due = _due(h, stints)
+    group, stint, asked = _asked(h, stints, due, use_case, since, until)
+    status, reason = _verdicts(h, use_case, stints.row[stint], due[group])
+    index_us, encounter = stints.index_us[stint], stints.named[stint]
+    scored = np.flatnonzero(status == SCORED)
+    found = rows(h, Questions(h.seg[asked[scored]], index_us[scored], h.place[asked[scored]], h.episode[encounter[scored]]), use_case.plan)
+    columns = len(use_case.features)
+    matrix = np.zeros((len(asked), columns))
+    matrix[scored] = found[:, :columns]
+    _judge(use_case, found[:, columns:], scored, status, reason)
+    matrix[status != SCORED] = 0.0
+    same = np.zeros(len(asked), bool)
+    if len(asked) > 1:
+        bits = matrix.view(np.int64)
+        same[1:] = (
+            (group[1:] == group[:-1])
+            & (status[1:] == status[:-1])
+            & (reason[1:] == reason[:-1])
+            & (index_us[1:] == index_us[:-1])
+            & (bits[1:] == bits[:-1]).all(axis=1)
+        )
+    counted = np.cumsum(~same)
+    first = np.searchsorted(group, group)
+    revision = counted - counted[first]
+    place, seg = h.place[asked], h.seg[asked]
+    issued = np.flatnonzero(~same & (place >= since[seg]) & (place < until[seg]))
+    return Answers(
+        seg[issued], asked[issued], due[group[issued]], encounter[issued], revision[issued], status[issued], reason[issued],
+        index_us[issued], matrix[issued],
+    )  # fmt: skip
+
+
+def _stints(h: Histories, use_case: UseCase) -> _Stints:
+    """All versions of all encounters that were ever an index, while they ruled."""
+    concerned = np.isin(h.concept, use_case.index_concepts) & (h.until > 0)
+    root = np.arange(len(h.seg))
+    amended = np.flatnonzero((h.earlier >= 0) & (h.until > 0))
+    for i in amended.tolist():  # in log order, so the root of the earlier version is known
+        root[i] = root[h.earlier[i]]
+    of_interest = np.zeros(len(root), bool)
+    of_interest[root[concerned]] = True
+    row = np.flatnonzero(of_interest[root] & (h.until > 0))
+    row = row[np.lexsort((row, root[row]))]
+    _, group = np.unique(root[row], return_inverse=True)
+    index_us = h.event_us[row] + use_case.offset_us
+    is_index = concerned[row] & np.isin(h.status[row], use_case.index_statuses)
+    if use_case.definition.index.at == "end":
+        length = h.value[row]
+        is_index &= ~np.isnan(length)
+        index_us = index_us + np.nan_to_num(length).astype(np.int64)
+    last = np.maximum.accumulate(np.where(is_index, np.arange(len(row)), 0)) if len(row) else row
+    return _Stints(group.astype(np.int64), row, is_index, index_us[last], row[last])
+
+
+def _due(h: Histories, stints: _Stints) -> Int:
+    """d of each group: the row at which it is first an index and due (S7), or -1."""
+    groups = int(stints.group[-1]) + 1 if len(stints.group) else 0
+    due = np.full(groups, -1, np.int64)
+    index = np.flatnonzero(stints.is_index)
+    row, needed = stints.row[index], stints.index_us[index] - fact.FUTURE_TOLERANCE_US
+    when = np.where(h.known_us[row] >= needed, row, -1)
+    for n in np.flatnonzero(when < 0).tolist():  # booked ahead: the first record at which its time has come
+        begin, end = int(row[n]), int(h.start[h.seg[row[n]] + 1])
+        at = begin + int(np.searchsorted(h.known_us[begin:end], needed[n]))
+        if at < end and h.place[at] < h.until[row[n]]:
+            when[n] = at
+    found = np.flatnonzero(when >= 0)[::-1]
+    due[stints.group[index[found]]] = when[found]  # the earliest stint wins: numpy keeps what is written last
+    return due
+
+
+def _asked(h: Histories, stints: _Stints, due: Int, use_case: UseCase, since: Int, until: Int) -> tuple[Int, Int, Int]:
+    """(group, stint, row) of every place at which an answer may differ from the one before, by (group, place)."""
+    if not len(due):
+        return stints.group, stints.group, stints.group
+    order = h.seg * _PLACES + h.place
+    happened = due >= 0
+    d = np.where(happened, due, 0)
+    seg = h.seg[d]
+    latest_us = h.known_us[d] + use_case.revise_for_us
+    part = np.searchsorted(order, seg * _PLACES + since[seg])  # first row of interest of its patient
+    ahead = part < h.start[seg + 1]
+    open_ = happened & ahead & (h.place[d] < until[seg])
+    open_ &= (h.place[d] >= since[seg]) | (h.known_us[np.where(ahead, part, 0)] <= latest_us)
+    of_stint = np.flatnonzero(open_[stints.group])
+    if not len(of_stint):
+        return of_stint, of_stint, of_stint
+    row, group = stints.row[of_stint], stints.group[of_stint]
+    begin = np.maximum(row, d[group] + 1)  # the first row after d in which this version rules
+    end = np.searchsorted(order, h.seg[row] * _PLACES + np.minimum(h.until[row], until[h.seg[row]]))
+    n = np.maximum(end - begin, 0)
+    which = np.repeat(np.arange(len(of_stint)), n)
+    record = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin, n)
+    reach = _reaches(h, use_case, record, stints.index_us[of_stint][which]) & stints.is_index[of_stint][which]
+    matters = (h.known_us[record] <= latest_us[group[which]]) & (reach | (record == row[which]))
+    first = np.flatnonzero((row <= d[group]) & (h.place[d[group]] < h.until[row]) & stints.is_index[of_stint])
+    at_due = first[np.unique(group[first], return_index=True)[1]]
+    stint = np.concatenate([of_stint[at_due], of_stint[which[matters]]])
+    asked = np.concatenate([d[group[at_due]], record[matters]])
+    by_place = np.lexsort((asked, stints.group[stint]))
+    return _of_interest(h, stints.group[stint[by_place]], stint[by_place], asked[by_place], since)
+
+
+def _of_interest(h: Histories, group: Int, stint: Int, asked: Int, since: Int) -> tuple[Int, Int, Int]:
+    """Drop the encounters whose last question is older than what is of interest."""
+    keep = np.zeros(int(group[-1]) + 1, bool) if len(group) else np.zeros(0, bool)
+    keep[group[h.place[asked] >= since[h.seg[asked]]]] = True
+    kept = keep[group]
+    return group[kept], stint[kept], asked[kept]
+
+
+def _reaches(h: Histories, use_case: UseCase, record: Int, index_us: Int) -> Bool:
+    """Whether the row of an encounter with this index time can see the record, or what the record amended."""
+    before = h.earlier[record]
+    seen = _visible(h, use_case, record, index_us)
+    amends = np.flatnonzero(before >= 0)
+    seen[amends] |= _visible(h, use_case, before[amends], index_us[amends])
+    result: Bool = seen & (h.until[record] > 0)
+    return result
+
+
+def _visible(h: Histories, use_case: UseCase, record: Int, index_us: Int) -> Bool:
+    plan, concept = use_case.plan, h.concept[record]
+    time = h.event_us[record]
+    near = plan.reads[concept] & (time >= index_us - plan.longest_us)
+    result: Bool = (time < index_us) & (near | plan.reads_ever[concept])
+    return result
+
+
+def _verdicts(h: Histories, use_case: UseCase, version: Int, due: Int) -> tuple[Int, Int]:
+    """Status and reason as far as the encounter itself decides them: (status, reason)."""
+    status, reason = np.zeros(len(due), np.int64), np.zeros(len(due), np.int64)
+    told, concept = h.status[version], h.concept[version]
+    gone = told >= fact.GONE
+    index = np.isin(concept, use_case.index_concepts) & np.isin(told, use_case.index_statuses)
+    if use_case.definition.index.at == "end":
+        index &= ~np.isnan(h.value[version])
+    status[~index] = WITHDRAWN
+    reason[~index] = NOT_AN_INDEX
+    reason[gone] = np.where(told[gone] == ENTERED_IN_ERROR, RETRACTED, CANCELLED)
+    if use_case.definition.index.exclude_expired:
+        died = index & (h.flags[version] & fact.EXPIRED > 0)
+        status[died], reason[died] = EXCLUDED, DIED
+    long = index & (due - h.start[h.seg[due]] >= use_case.definition.history_facts_max)  # judged once, when it became due
+    status[long], reason[long] = EXCLUDED, TOO_LONG
+    return status, reason
+
+
+def _judge(use_case: UseCase, values: npt.NDArray[np.float64], scored: Int, status: Int, reason: Int) -> None:
+    """Apply the cohort's rules, first to last; the first that fails is the reason."""
+    undecided = np.ones(len(scored), bool)
+    for n, rule in enumerate(use_case.definition.cohort):
+        value = values[:, n]
+        fails = np.zeros(len(scored), bool)
+        if rule.at_least is not None:
+            fails |= value < rule.at_least
+        if rule.at_most is not None:
+            fails |= value > rule.at_most
+        if rule.missing == "exclude":
+            fails |= np.isnan(value)
+        fails &= undecided
+        undecided &= ~fails
+        status[scored[fails]], reason[scored[fails]] = EXCLUDED, len(BUILT_IN_REASONS) + n

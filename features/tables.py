@@ -1,0 +1,148 @@
+"""Tables for people and notebooks: features, labels and scores as Parquet, times in microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.clock import NEVER_US
+from features.cohort import chunks, index_answers
+from features.errors import InputError
+from features.log import Log
+from features.outcome import STATUS_NAMES, labels
+from features.revision import EXCLUDED, Answers, reasons
+from features.usecase import UseCase
+
+TIME = pa.timestamp("us", tz="UTC")
+Progress = Callable[[int], None]
+
+
+def features_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> int:
+    """Write the row of every eligible index encounter as it was known when it became due: keys, then the features."""
+    schema = pa.schema(
+        [("patient_id", pa.string()), ("encounter_id", pa.string()), ("index_time", TIME)]
+        + [(name, pa.float64()) for name in use_case.feature_names]
+    )
+
+    def pieces() -> Iterator[dict[str, Any]]:
+        for chunk in chunks(log, [use_case]):
+            found = index_answers(chunk, use_case, eligible_only=True)
+            columns = {name: found.matrix[:, j] for j, name in enumerate(use_case.feature_names)}
+            nulls = {name: pa.array(column, mask=np.isnan(column)) for name, column in columns.items()}
+            yield {**_keys(chunk.patients, chunk.histories, found), **nulls}
+
+    return write(out, schema, pieces(), progress)
+
+
+def labels_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> int:
+    """Write the label of every index encounter; excluded ones have the reason as their status. Returns the count."""
+    schema = pa.schema(
+        [
+            ("patient_id", pa.string()),
+            ("encounter_id", pa.string()),
+            ("index_time", TIME),
+            ("label", pa.int8()),
+            ("status", pa.string()),
+            ("label_known_time", TIME),
+            ("mature_time", TIME),
+        ]
+    )
+    names = reasons(use_case)
+
+    def pieces() -> Iterator[dict[str, Any]]:
+        for chunk in chunks(log, [use_case]):
+            found = index_answers(chunk, use_case)
+            h = chunk.histories
+            told = labels(h, use_case, seg=found.seg, index_us=found.index_us, episode=h.episode[found.encounter])
+            out_of_cohort = found.status == EXCLUDED
+            label = told.label
+            label[out_of_cohort] = np.nan
+            status = [
+                names[r] if x else STATUS_NAMES[s]
+                for x, r, s in zip(out_of_cohort.tolist(), found.reason.tolist(), told.status.tolist(), strict=True)
+            ]
+            yield {
+                **_keys(chunk.patients, chunk.histories, found),
+                "label": pa.array(np.nan_to_num(label).astype(np.int8), mask=np.isnan(label)),
+                "status": status,
+                "label_known_time": _times(np.where(out_of_cohort, NEVER_US, told.label_known_us)),
+                "mature_time": _times(told.mature_us),
+            }
+
+    return write(out, schema, pieces(), progress)
+
+
+def _times(us: Any) -> pa.Array:
+    return pa.array(us, mask=us >= NEVER_US).cast(TIME)
+
+
+def _keys(patients: list[str], h: Any, found: Answers) -> dict[str, Any]:
+    return {
+        "patient_id": [patients[s] for s in found.seg.tolist()],
+        "encounter_id": [h.name(e) for e in found.encounter.tolist()],
+        "index_time": pa.array(found.index_us).cast(TIME),
+    }
+
+
+def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progress: Progress) -> int:
+    """Write pieces of a table; the file appears under its name only when it is whole."""
+    part = out.with_name(out.name + ".part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    n = 0
+    try:
+        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            for piece in pieces:
+                table = pa.table(piece, schema=schema)
+                writer.write_table(table)
+                n += table.num_rows
+                progress(n)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return n
+
+
+SCORE_SCHEMA = pa.schema(
+    [
+        ("patient_id", pa.string()),
+        ("encounter_id", pa.string()),
+        ("use_case", pa.string()),
+        ("index_time", TIME),
+        ("known_time", TIME),
+        ("revision", pa.int32()),
+        ("score_id", pa.string()),
+        ("trigger", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("risk", pa.float64()),
+        ("flagged", pa.bool_()),
+        ("model_version", pa.string()),
+        ("row_digest", pa.string()),
+        ("record", pa.binary()),
+    ]
+)
+"""`record` holds the bytes as issued: what `verify` compares."""
+
+
+def score_pieces(batches: Iterable[list[tuple[Any, bytes]]]) -> Iterator[dict[str, Any]]:
+    """Columns of `SCORE_SCHEMA` from batches of (score, bytes as issued)."""
+    for batch in batches:
+        piece = {name: [getattr(score, name) for score, _ in batch] for name in SCORE_SCHEMA.names[:-1]}
+        times = {name: pa.array(piece[name], pa.string()).cast(TIME) for name in ("index_time", "known_time")}
+        yield {**piece, **times, "record": [value for _, value in batch]}
+
+
+def read_scores(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(score id, bytes) of a scores file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such scores file. Make one with: premonitor scores --kafka HOST:PORT --out {path}")
+    reader = pq.ParquetFile(path)
+    if not set(SCORE_SCHEMA.names) <= set(reader.schema_arrow.names):
+        raise InputError(f"{path} is not a scores file: it lacks {sorted(set(SCORE_SCHEMA.names) - set(reader.schema_arrow.names))[0]}")
+    for batch in reader.iter_batches(columns=["score_id", "record"]):
+        yield from zip(batch["score_id"].to_pylist(), batch["record"].to_pylist(), strict=True)

@@ -1,0 +1,264 @@
+"""A use case as data: which encounters are scored, for whom, from what, for which outcome. TOML in, a checked object out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from features import fact
+from features.catalog import Aggregate, Episode, Feature, declare
+from features.clock import DAY_US, SECOND_US
+from features.codes import Codebook
+from features.errors import InputError
+from features.windows import Plan
+
+Days = Field(ge=1, le=36_500)
+Visit = Literal["ambulatory", "emergency", "inpatient", "observation", "home", "virtual"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Index(_Part):
+    """Which encounters ask the question, and at which instant."""
+
+    classes: list[Visit] = Field(min_length=1)
+    statuses: list[Literal["planned", "in-progress", "finished"]] = ["planned", "in-progress", "finished"]
+    at: Literal["start", "end"] = "start"
+    """`start`: the index time is the start of the visit; `end`: its end (unfinished visits are not yet an index)."""
+    offset_hours: float = Field(default=0.0, ge=0, le=720)
+    """Added to it: 4.0 scores four hours after the start."""
+    exclude_expired: bool = False
+    """Visits during which the patient died are excluded, reason `died_in_hospital`."""
+
+
+class Rule(_Part):
+    """One rule of eligibility, judged at the index from what was known (P5). The first rule that fails is the reason."""
+
+    reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    concepts: list[str] = Field(min_length=1)
+    aggregate: Aggregate
+    days: int | None = Field(default=None, ge=1, le=36_500)
+    episode: Episode = "any"
+    at_least: float | None = None
+    at_most: float | None = None
+    missing: Literal["exclude", "keep"] = "exclude"
+    """What a null does: the default is to exclude, because eligibility that is not known is not eligibility."""
+
+
+class Outcome(_Part):
+    """The clinical event of interest in the time at risk `(index_time + gap, index_time + gap + horizon]`."""
+
+    concepts: list[str] = Field(min_length=1)
+    horizon_days: int = Field(ge=1, le=3_650)
+    gap_days: int = Field(default=0, ge=0, le=3_650)
+    own_episode: bool = False
+    """Whether an event of the index visit itself counts."""
+    priorities: list[Literal["emergency", "urgent", "elective", "unknown"]] | None = None
+    """Only events that came about so; None: all."""
+    follow_up: str = "coverage.observed"
+    """Concept whose end is the end of follow-up; without such a fact, the last fact of the patient is."""
+
+
+class FeatureGroup(_Part):
+    """Columns of one stem: every aggregate in every window; without `days`, over the whole past."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    concepts: list[str] = Field(min_length=1)
+    aggregates: list[Aggregate] = Field(min_length=1)
+    days: list[Annotated[int, Days]] | None = Field(default=None, min_length=1)
+    episode: Episode = "any"
+    leak: bool = False
+    unit: str | None = None
+    topic: str | None = None
+
+
+class Definition(_Part):
+    """The whole file."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    title: str = ""
+    capacity: float = Field(default=0.10, gt=0, lt=1)
+    """The share of visits that the team can review; the threshold is chosen to flag as many."""
+    revise_for_days: int = Field(default=30, ge=0, le=365)
+    fresh_for_hours: int = Field(default=72, ge=1, le=8_760)
+    settle_minutes: int = Field(default=10, ge=0, le=1_440)
+    notify_rise: float = Field(default=0.10, gt=0, lt=1)
+    """An open alert notifies again when its risk rose by at least this."""
+    history_facts_max: int = Field(default=100_000, ge=100)
+    background: list[str] = []
+    """Topics that reasons never list one by one."""
+    index: Index
+    outcome: Outcome
+    cohort: list[Rule] = []
+    features: list[FeatureGroup] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Definition:
+        seen: set[tuple[str, str, int | None]] = set()
+        for group in self.features:
+            for aggregate in group.aggregates:
+                for days in _windows(group):
+                    if (group.name, aggregate, days) in seen:
+                        raise ValueError(f"feature {group.name}_{aggregate} is declared twice; give one of them another name")
+                    seen.add((group.name, aggregate, days))
+        return self
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """A checked use case with its columns and its hash. Equal hash: equal questions and equal rows."""
+
+    definition: Definition
+    content_hash: str
+    features: tuple[Feature, ...]
+    """The columns of the model's matrix."""
+    plan: Plan
+    """Of the features and, behind them, of the cohort's rules."""
+    index_concepts: tuple[int, ...]
+    index_statuses: tuple[int, ...]
+    outcome_concepts: tuple[int, ...]
+    follow_up_concept: int
+    book: Codebook
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [f.name for f in self.features]
+
+    @property
+    def horizon_us(self) -> int:
+        return self.definition.outcome.horizon_days * DAY_US
+
+    @property
+    def revise_for_us(self) -> int:
+        return self.definition.revise_for_days * DAY_US
+
+    @property
+    def offset_us(self) -> int:
+        return round(self.definition.index.offset_hours * 3600) * SECOND_US
+
+    @property
+    def leaks(self) -> list[str]:
+        """Names of the columns that look at the future on purpose."""
+        return [f.name for f in self.features if f.leak]
+
+
+def load(name: str | Path, book: Codebook) -> UseCase:
+    """A use case by the name of a shipped one or by the path of a TOML file.
+
+    Raises:
+        InputError: names file, line, what came and what is allowed.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise InputError(f"{path}: no such use case file")
+        return parse(path.read_text(encoding="utf-8"), source=str(path), book=book)
+    shipped = files("features").joinpath("usecases", f"{name}.toml")
+    if not shipped.is_file():
+        known = sorted(p.name.removesuffix(".toml") for p in files("features").joinpath("usecases").iterdir() if p.name.endswith(".toml"))
+        raise InputError(f"use case '{name}' is not known. Shipped: {', '.join(known)}; or give the path of a .toml file")
+    return parse(shipped.read_text(encoding="utf-8"), source=f"{name}.toml", book=book)
+
+
+def parse(text: str, *, source: str, book: Codebook) -> UseCase:
+    """A use case from TOML text. `source` names it in errors."""
+    try:
+        raw = tomllib.loads(text)
+        definition = Definition.model_validate(raw)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source}: not TOML: {error}") from None
+    except ValidationError as error:
+        raise InputError(_sentence(source, text, raw, error)) from None
+    return bind(definition, source=source, book=book)
+
+
+def bind(definition: Definition, *, source: str, book: Codebook) -> UseCase:
+    """A definition with its concepts looked up in the code sets."""
+    features = tuple(f for group in definition.features for f in _columns(group, book, source))
+    rules = [
+        declare(book, stem=f"cohort_{n}", concepts=r.concepts, aggregate=r.aggregate, days=r.days, episode=r.episode)
+        for n, r in enumerate(definition.cohort)
+    ]
+    canonical = msgspec.json.encode([definition.model_dump(mode="json", exclude={"title"}), book.content_hash], order="sorted")
+    return UseCase(
+        definition=definition,
+        content_hash=hashlib.blake2b(canonical, digest_size=8).hexdigest(),
+        features=features,
+        plan=Plan([*features, *rules], book),
+        index_concepts=book.numbers([f"visit.{c}" for c in definition.index.classes]),
+        index_statuses=tuple(fact.STATUS[s] for s in definition.index.statuses),
+        outcome_concepts=book.numbers(definition.outcome.concepts),
+        follow_up_concept=book.numbers([definition.outcome.follow_up])[0],
+        book=book,
+    )
+
+
+def _windows(group: FeatureGroup) -> Sequence[int | None]:
+    return group.days if group.days is not None else [None]
+
+
+def _columns(group: FeatureGroup, book: Codebook, source: str) -> list[Feature]:
+    try:
+        return [
+            declare(
+                book,
+                stem=group.name,
+                concepts=group.concepts,
+                aggregate=aggregate,
+                days=days,
+                episode=group.episode,
+                leak=group.leak,
+                unit=group.unit,
+                topic=group.topic,
+            )
+            for aggregate in group.aggregates
+            for days in _windows(group)
+        ]
+    except InputError as error:
+        raise InputError(f"{source}: features.{group.name}: {error}") from None
+
+
+def _sentence(source: str, text: str, raw: dict[str, Any], error: ValidationError) -> str:
+    """The first fault as file:line, key, what came, what is allowed."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(step) for step in fault["loc"]) or "the file"
+    came: Any = raw
+    for step in fault["loc"]:
+        if isinstance(came, list):
+            came = came[int(step)]
+        else:
+            came = came.get(step) if isinstance(came, dict) else None
+    shown = f", got {came!r}" if isinstance(came, (str, int, float, bool)) else ""
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{source}:{_line(text, fault['loc'])} {place}: {fault['msg']}{shown}{more}"
+
+
+def _line(text: str, loc: tuple[int | str, ...]) -> int:
+    """The line of a key: tomllib keeps no positions, so follow the table headers."""
+    lines = text.splitlines()
+    at = 0
+    for n, step in enumerate(loc):
+        if not isinstance(step, str):
+            continue
+        following = loc[n + 1] if n + 1 < len(loc) else 0
+        count = following + 1 if isinstance(following, int) else 1
+        header = re.compile(rf"\s*\[+\s*(?:[\w.]+\.)?{re.escape(step)}\s*\]+|\s*{re.escape(step)}\s*=")
+        hits = [i for i in range(at, len(lines)) if header.match(lines[i])]
+        if hits:
+            at = hits[min(count, len(hits)) - 1]
+    return at + 1

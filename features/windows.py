@@ -1,0 +1,266 @@
+"""The window kernel: the rows of many questions about many histories at once.
+
+A question is (patient, index time t, place k, episode). A fact is seen iff it rules at k and lies in the look-back window:
+
+      t − W                       t
+        [─────── looked at ───────)          both edges tested with equal values (S5)
+    place ≤ k < until                        what was known at k, not a fact more (S2, S4)
+
+One function serves one live score and a backfill of millions. A row does not depend on the batch it is computed in (S6): sums run
+in (event_time, ordinal, id) order, one after the other. Its twin is a loop over all facts: tests/oracle/windows.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features.catalog import COUNTS, Feature
+from features.clock import DAY_US, NEVER_US
+from features.codes import Codebook
+from features.history import NEVER, Array, Bool, Histories, Int
+
+Float = npt.NDArray[np.float64]
+CONCEPTS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked, one entry a row of the matrix, shape (n,)."""
+
+    seg: Int
+    event_us: Int
+    """The index time t."""
+    place: Int
+    """The place k: facts at later places are not known."""
+    episode: npt.NDArray[np.uint64]
+    """Episode of the index encounter, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Features of one pass whose concept sets do not overlap: concept → group by table look-up."""
+
+    group_of: npt.NDArray[np.int16]
+    groups: int
+    wanted: tuple[tuple[int | None, tuple[tuple[int, int, Feature], ...]], ...]
+    """(look-back, ((group, column, feature), …)), longest look-back first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Features that see the same facts of a question."""
+
+    leak: bool
+    episode: str
+    longest_us: int | None
+    reads: Bool
+    layers: tuple[_Layer, ...]
+
+
+class Plan:
+    """The features of a use case, arranged for the kernel. Make it once, use it for all batches."""
+
+    def __init__(self, features: Sequence[Feature], book: Codebook) -> None:
+        self.features = tuple(features)
+        self.reads = np.zeros(CONCEPTS, bool)
+        self.low, self.high = np.full(CONCEPTS, -np.inf), np.full(CONCEPTS, np.inf)
+        self.numeric = np.zeros(CONCEPTS, bool)
+        for number, concept in book.concepts.items():
+            self.low[number] = concept.low if concept.low is not None else -np.inf
+            self.high[number] = concept.high if concept.high is not None else np.inf
+            self.numeric[number] = bool(concept.unit)
+        keyed: dict[tuple[bool, str, bool], list[tuple[int, Feature]]] = {}
+        for column, f in enumerate(self.features):
+            keyed.setdefault((f.leak, f.episode, f.lookback_us is None), []).append((column, f))
+            self.reads[list(f.concepts)] = True
+        self.passes = tuple(_make_pass(leak, episode, members) for (leak, episode, _), members in keyed.items())
+        self.longest_us = max((f.lookback_us or 0 for f in self.features), default=0)
+        self.reads_ever = np.zeros(CONCEPTS, bool)
+        for f in self.features:
+            if f.lookback_us is None:
+                self.reads_ever[list(f.concepts)] = True
+
+
+def _make_pass(leak: bool, episode: str, members: list[tuple[int, Feature]]) -> _Pass:
+    reads = np.zeros(CONCEPTS, bool)
+    layers: list[dict[tuple[int, ...], list[tuple[int, Feature]]]] = []
+    for column, f in members:
+        reads[list(f.concepts)] = True
+        for layer in layers:
+            if f.concepts in layer or not any(set(f.concepts) & set(other) for other in layer):
+                layer.setdefault(f.concepts, []).append((column, f))
+                break
+        else:
+            layers.append({f.concepts: [(column, f)]})
+    lookbacks = [f.lookback_us for _, f in members if f.lookback_us is not None]
+    return _Pass(leak, episode, max(lookbacks) if lookbacks else None, reads, tuple(map(_make_layer, layers)))
+
+
+def _make_layer(sets: dict[tuple[int, ...], list[tuple[int, Feature]]]) -> _Layer:
+    group_of = np.full(CONCEPTS, -1, np.int16)
+    wanted: dict[int | None, list[tuple[int, int, Feature]]] = {}
+    for group, (concepts, members) in enumerate(sets.items()):
+        group_of[list(concepts)] = group
+        for column, f in members:
+            wanted.setdefault(f.lookback_us, []).append((group, column, f))
+    ordered = sorted(wanted.items(), key=lambda item: -(item[0] or 0))
+    return _Layer(group_of, len(sets), tuple((lookback, tuple(group)) for lookback, group in ordered))
+
+
+def rows(histories: Histories, questions: Questions, plan: Plan) -> Float:
+    """The matrix: one row a question, one column a feature of the plan.
+
+    Args:
+        histories: Folded histories; `questions.seg` counts their patients.
+        questions: n questions in any order.
+        plan: p features.
+    Returns:
+        float64, shape (n, p). Counts and any_* are 0.0 and the rest NaN where the window is empty.
+    """
+    matrix = np.zeros((len(questions.seg), len(plan.features)))
+    for column, f in enumerate(plan.features):
+        if f.aggregate not in COUNTS:
+            matrix[:, column] = np.nan
+    if not len(matrix):
+        return matrix
+    seen = np.flatnonzero(histories.present & plan.reads[histories.concept])
+    seen = seen[~(plan.numeric[histories.concept[seen]] & np.isnan(histories.value[seen]))]  # a result without a number is no result
+    seen = seen[_in_order(histories, seen)]
+    for part in plan.passes:
+        mine = seen if len(plan.passes) == 1 else seen[part.reads[histories.concept[seen]]]
+        if len(mine):
+            _fill(matrix, histories, questions, mine, part, plan)
+    return matrix
+
+
+def _in_order(h: Histories, index: Int) -> Int:
+    """Order of the facts `index` by (patient, event_time, ordinal, id)."""
+    seg, time = h.seg[index], h.event_us[index]
+    order = np.lexsort((time, seg))
+    tied = (time[order][1:] == time[order][:-1]) & (seg[order][1:] == seg[order][:-1])
+    return np.lexsort((h.id_lo[index], h.id_hi[index], h.ordinal[index], time, seg)) if tied.any() else order
+
+
+def _edges(seg: Int, time: Int, asked_seg: Int, *asked: Int) -> list[Int]:
+    """For sorted (seg, time): how many come before (asked_seg, asked time), for each of the asked times."""
+    first, last = int(time.min()), int(time.max())
+    span = last - first + 2
+    if (int(max(seg[-1], asked_seg.max())) + 1) * span >= 2**62:  # would overflow: count distinct times instead
+        distinct = np.unique(time)
+        span = len(distinct) + 1
+        key = seg * span + np.searchsorted(distinct, time)
+        return [np.searchsorted(key, asked_seg * span + np.searchsorted(distinct, t)) for t in asked]
+    key = seg * span + (time - first)
+    return [np.searchsorted(key, asked_seg * span + (np.clip(t, first, last + 1) - first)) for t in asked]
+
+
+def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, plan: Plan) -> None:
+    """Expand (question, fact) pairs of one pass and aggregate them into its columns."""
+    time = h.event_us[seen]
+    since = q.event_us - part.longest_us if part.longest_us is not None else np.full_like(q.event_us, -NEVER_US)
+    begin, end = _edges(h.seg[seen], time, q.seg, since, q.event_us)
+    n = end - begin
+    ask = np.repeat(np.arange(len(n)), n)
+    pick = np.arange(len(ask)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin, n)
+    rank = seen[pick]
+    if part.leak:
+        known = h.until[rank] == NEVER
+    else:
+        known = (h.place[rank] <= q.place[ask]) & (q.place[ask] < h.until[rank])
+    if part.episode != "any":
+        own = h.episode[rank] == q.episode[ask]
+        known &= own if part.episode == "own" else ~own | (h.episode[rank] == 0)
+    if not known.all():
+        ask, rank = ask[known], rank[known]
+    pairs = _Pairs(ask, q.event_us[ask] - h.event_us[rank], h.concept[rank], rank)
+    for layer in part.layers:
+        for lookback_us, wanted in layer.wanted:
+            some = pairs if lookback_us in (None, part.longest_us) else pairs.where(pairs.age_us <= (lookback_us or 0))
+            group = layer.group_of[some.concept]
+            if (group < 0).any():
+                some = some.where(group >= 0)
+                group = group[group >= 0]
+            _aggregate(matrix, h, some, some.ask * layer.groups + group, layer.groups, wanted, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """(question, fact) pairs, by question and then in (event_time, ordinal, id) order."""
+
+    ask: Int
+    age_us: Int
+    concept: Int
+    fact: Int
+
+    def where(self, mask: Bool) -> _Pairs:
+        return _Pairs(self.ask[mask], self.age_us[mask], self.concept[mask], self.fact[mask])
+
+
+def _aggregate(
+    matrix: Float, h: Histories, pairs: _Pairs, cell: Int, groups: int, wanted: tuple[tuple[int, int, Feature], ...], plan: Plan
+) -> None:
+    """Write the wanted aggregates of one window; `cell` is question × groups + group of each pair."""
+    size = len(matrix) * groups
+    made: dict[str, Array] = {}
+    value = h.value[pairs.fact]
+
+    def scatter(content: Array, *, backwards: bool = False) -> Array:
+        """The last (or first) pair of each cell: of repeated indices numpy keeps the last."""
+        out = np.full(size, np.nan)
+        out[cell[::-1] if backwards else cell] = content[::-1] if backwards else content
+        return out
+
+    def make(name: str) -> Array:
+        if name not in made:
+            match name:
+                case "count":
+                    made[name] = np.bincount(cell, minlength=size)
+                case "any":
+                    made[name] = make("count") > 0
+                case "any_abnormal":
+                    abnormal = (value < plan.low[pairs.concept]) | (value > plan.high[pairs.concept])
+                    made[name] = np.bincount(cell[abnormal], minlength=size) > 0
+                case "distinct_episodes":
+                    made[name] = _distinct(cell, h.episode[pairs.fact], size)
+                case "sum":
+                    made[name] = np.where(make("any"), np.bincount(cell, weights=value, minlength=size), np.nan)
+                case "mean":
+                    made[name] = make("sum") / np.maximum(make("count"), 1)
+                case "min" | "max":
+                    out = np.full(size, np.nan)
+                    (np.fmin if name == "min" else np.fmax).at(out, cell, value)
+                    made[name] = out
+                case "last":
+                    made[name] = scatter(value)
+                case "first":
+                    made[name] = scatter(value, backwards=True)
+                case "change":
+                    made[name] = make("last") - make("first")
+                case "percent_change":
+                    first = make("first")
+                    made[name] = 100.0 * (make("last") - first) / np.where(first == 0.0, np.nan, first)
+                case "days_since_last":
+                    made[name] = scatter(pairs.age_us / DAY_US)
+                case "days_since_first":
+                    made[name] = scatter(pairs.age_us / DAY_US, backwards=True)
+                case "last_ordinal":
+                    made[name] = scatter(h.ordinal[pairs.fact].astype(np.float64))
+        return made[name]
+
+    scaled = ("sum", "mean", "min", "max", "last", "first", "change")
+    for group, column, f in wanted:
+        result = make(f.aggregate)[group::groups]
+        matrix[:, column] = result / f.factor if f.factor != 1.0 and f.aggregate in scaled else result
+
+
+def _distinct(cell: Int, episode: npt.NDArray[np.uint64], size: int) -> Array:
+    """How many different episodes each cell has."""
+    order = np.lexsort((episode, cell))
+    c, e = cell[order], episode[order]
+    new = np.ones(len(c), bool)
+    new[1:] = (c[1:] != c[:-1]) | (e[1:] != e[:-1])
+    return np.bincount(c[new], minlength=size)

@@ -1,0 +1,1 @@
+"""What follows from it: training, artifacts, scores. Imports features; no bus, no web."""

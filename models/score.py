@@ -1,0 +1,253 @@
+"""Scores: the risk of each answer, its reasons by topic, and the record that is issued (S6, S8).
+
+All arithmetic is column by column in the order of the features, on numpy alone: a row has the same bits whatever batch it is in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from features.clock import rfc3339
+from features.errors import InputError
+from features.history import Histories, Int
+from features.revision import SCORED, STATUS_NAMES, Answers, answers, reasons
+from models.artifact import Model
+
+Float = npt.NDArray[np.float64]
+
+
+class Score(msgspec.Struct, frozen=True, gc=False):
+    """One score record, as issued. Nothing issued is ever edited; a later revision has its own record."""
+
+    score_id: str
+    patient_id: str
+    encounter_id: str
+    use_case: str
+    model_version: str
+    role: str
+    """`champion`, or `shadow` for a model that only watches."""
+    index_time: str
+    known_time: str
+    """known(k) of the record that triggered it (S3)."""
+    revision: int
+    trigger: str
+    """Id of that record."""
+    status: str
+    """`scored`, `excluded`, `withdrawn`."""
+    reason: str
+    risk: float | None
+    flagged: bool
+    contributions: list[tuple[str, float]]
+    """(topic, share of the logit against the reference patient), largest first. They and the base add up to the logit."""
+    missing: list[str]
+    """Topics of which nothing was known."""
+    row_digest: str
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Score).decode
+
+
+class Scorer:
+    """A model made ready to score rows."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        columns = model.artifact.columns
+        self.topics = sorted({f.topic for f in model.use_case.features})
+        topic_of = {topic: n for n, topic in enumerate(self.topics)}
+        self._topic = [topic_of[f.topic] for f in model.use_case.features]
+        self._columns = columns
+        self.base = model.artifact.intercept
+        for c in columns:
+            self.base += c.missing_coefficient * c.missing_rate
+        nullable = [np.isnan(c.fill) or c.missing_rate > 0 or c.missing_coefficient != 0 for c in columns]
+        self._nullable = [[j for j, t in enumerate(self._topic) if t == n and nullable[j]] for n in range(len(self.topics))]
+
+    def contributions(self, matrix: Float) -> Float:
+        """Share of the logit by topic, shape (n, topics); with `base` they add up to the logit.
+
+        Args:
+            matrix: Rows of the use case's features, float64, shape (n, p); NaN is null.
+        """
+        shares = np.zeros((len(matrix), len(self.topics)))
+        for j, c in enumerate(self._columns):
+            if c.coefficient == 0.0 and c.missing_coefficient == 0.0:
+                continue
+            x = matrix[:, j]
+            null = np.isnan(x)
+            z = (np.where(null, c.fill, x) - c.mean) / c.scale
+            shares[:, self._topic[j]] += z * c.coefficient + (null - c.missing_rate) * c.missing_coefficient
+        return shares
+
+    def logits(self, matrix: Float) -> Float:
+        """The logit of each row, shape (n,)."""
+        return self._add_up(self.contributions(matrix))
+
+    def _add_up(self, shares: Float) -> Float:
+        logit = np.full(len(shares), self.base)
+        for n in range(shares.shape[1]):
+            logit += shares[:, n]
+        return logit
+
+    def risk(self, logit: float) -> float:
+        """Probability of a logit; math.exp, because numpy's differs between its vector and its scalar path."""
+        return 1.0 / (1.0 + math.exp(-logit)) if logit > -700.0 else 0.0
+
+    def unknown_topics(self, matrix: Float) -> npt.NDArray[np.bool_]:
+        """Topics all of whose nullable features are null, shape (n, topics)."""
+        out = np.zeros((len(matrix), len(self.topics)), bool)
+        for n, columns in enumerate(self._nullable):
+            if columns:
+                out[:, n] = np.isnan(matrix[:, columns]).all(axis=1)
+        return out
+
+    def records(self, h: Histories, found: Answers, patients: Sequence[str], role: str) -> list[Score]:
+        """The records of answers, in their order."""
+        shares = self.contributions(found.matrix)
+        unknown = self.unknown_topics(found.matrix)
+        logits = self._add_up(shares).tolist()
+        largest = np.argsort(-np.abs(shares), axis=1, kind="stable").tolist()
+        shares_rounded, unknown_list = np.round(shares, 6).tolist(), unknown.tolist()
+        reason_names = reasons(self.model.use_case)
+        ids = np.stack([h.id_hi[found.encounter], h.id_lo[found.encounter], h.id_hi[found.trigger], h.id_lo[found.trigger]], axis=1)
+        known, version = h.known_us[found.trigger].tolist(), h.version[found.trigger].tolist()
+        name, model_version = self.model.use_case.name, self.model.version
+        salt = f"{name}|{model_version}".encode()
+        out = []
+        for i, (seg, encounter, revision, status, reason, index_us) in enumerate(
+            zip(*(getattr(found, f).tolist() for f in ("seg", "encounter", "revision", "status", "reason", "index_us")), strict=True)
+        ):
+            four = ids[i].tobytes()
+            scored = status == SCORED
+            if scored and not math.isfinite(logits[i]):
+                raise InputError(f"model {model_version} gives a logit that is not finite: its coefficients are unusable. Train again")
+            out.append(
+                Score(
+                    score_id=blake2b(b"%b|%b|%d" % (salt, four, version[i]), digest_size=16).hexdigest(),
+                    patient_id=patients[seg],
+                    encounter_id=h.name(encounter),
+                    use_case=name,
+                    model_version=model_version,
+                    role=role,
+                    index_time=rfc3339(index_us),
+                    known_time=rfc3339(known[i]),
+                    revision=revision,
+                    trigger=four[16:].hex(),
+                    status=STATUS_NAMES[status],
+                    reason=reason_names[reason],
+                    risk=self.risk(logits[i]) if scored else None,
+                    flagged=scored and logits[i] >= self.model.threshold_logit,
+                    contributions=[(self.topics[t], shares_rounded[i][t]) for t in largest[i]] if scored else [],
+                    missing=[self.topics[t] for t, gone in enumerate(unknown_list[i]) if gone] if scored else [],
+                    row_digest=blake2b(found.matrix[i].tobytes(), digest_size=8).hexdigest() if scored else "",
+                )
+            )
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A score record with where it belongs."""
+
+    seg: int
+    """Number of the patient."""
+    place: int
+    """Place of its trigger."""
+    encounter: bytes
+    """Id of the encounter, 16 bytes."""
+    index_us: int
+    known_us: int
+    score: Score
+
+
+class Desk:
+    """Issues the score records of several models, each from the place at which it was activated (S7)."""
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self.scorers = {m.version: Scorer(m) for m in models}
+
+    @property
+    def use_cases(self) -> list[Any]:
+        return [s.model.use_case for s in self.scorers.values()]
+
+    def issue(
+        self, h: Histories, patients: Sequence[str], activations: Sequence[Activations], *, owner: Int, since: Int, until: Int
+    ) -> list[Issued]:
+        """Everything that is issued at places in `[since, until)`, by patient in place order.
+
+        Args:
+            h: Folded histories of `patients`.
+            activations: For each partition, payloads of `activate` with their places, in order; the model of an encounter is the
+                last before it was due.
+            owner: Which partition each patient belongs to, an index into `activations`, shape (patients,).
+            since: First place of interest for each patient, shape (patients,); `until` likewise, exclusive.
+        Raises:
+            InputError: a model is active in the log that was not loaded.
+        """
+        for activation in (a for partition in activations for a in partition):
+            if activation["model_version"] not in self.scorers:
+                raise InputError(f"the log activates model {activation['model_version']}, which was not given with --model")
+        made: list[Issued] = []
+        by_use_case: dict[str, list[Scorer]] = {}
+        for scorer in self.scorers.values():
+            by_use_case.setdefault(scorer.model.use_case.content_hash, []).append(scorer)
+        for scorers in by_use_case.values():
+            found = answers(h, scorers[0].model.use_case, since=since, until=until)
+            if not len(found.seg):
+                continue
+            due_place = h.place[found.due]
+            for scorer in scorers:
+                for role, mask in _active(scorer.model, activations, due_place, owner[found.seg]):
+                    part = found if mask.all() else found.where(mask)
+                    if len(part.seg):
+                        scores = scorer.records(h, part, patients, role)
+                        ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
+                        places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
+                        made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), part.index_us.tolist(), known, scores)
+        made.sort(key=lambda issued: (issued.seg, issued.place))
+        return made
+
+
+Activations = Sequence[dict[str, Any]]
+
+
+def _bytes(row: npt.NDArray[np.uint64]) -> bytes:
+    return row.tobytes()
+
+
+def _active(model: Model, activations: Sequence[Activations], due_place: Int, owner: Int) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Where the model is champion and where it is shadow, by the place at which an encounter became due."""
+    champion = np.zeros(len(due_place), bool)
+    shadow = np.zeros(len(due_place), bool)
+    for n, partition in enumerate(activations):
+        for activation in partition:
+            if activation["use_case"] != model.use_case.name:
+                continue
+            after = (due_place > activation["place"]) & (owner == n)
+            mine = activation["model_version"] == model.version
+            if activation["role"] == "champion":
+                champion = np.where(after, mine, champion)
+                shadow &= ~(after & mine)
+            elif mine:
+                shadow |= after & ~champion
+    return [("champion", champion), ("shadow", shadow)]
+
+
+def activation(model: Model, *, number: int, role: str = "champion") -> dict[str, Any]:
+    """Payload of the control record that makes a model active from its place on. `number` counts a log's activations."""
+    return {
+        "id": number,
+        "use_case": model.use_case.name,
+        "use_case_hash": model.use_case.content_hash,
+        "model_version": model.version,
+        "role": role,
+    }

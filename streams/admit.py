@@ -1,0 +1,157 @@
+"""Admission: feed records become facts or dead letters; control commands become controls in every partition of `facts`.
+
+Stateless: what it writes depends on the record alone, so a record admitted twice after a crash is the same fact told twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from operator import itemgetter
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from features import codes, fact
+from features.clock import TIME_MIN_US, to_us
+from features.decode import RECORD_BYTES_MAX, decode
+from features.errors import Rejected
+
+CONTROLS = "controls"
+Row = tuple[bytes | None, bytes]
+"""(key, value) of a record to write."""
+
+
+class FeedRecord(Protocol):
+    """What is needed of a Kafka record."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """Milliseconds."""
+    key: bytes | None
+    value: bytes | None
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A record of the topic `controls`."""
+
+    control: Literal["tick", "activate"]
+    stamp_us: int | None = None
+    """When it holds from; None: the append time."""
+    payload: dict[str, Any] = {}
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A feed record that could not become a fact. `where` is topic[partition]@offset; `payload` is the record as it came."""
+
+    id: str
+    where: str
+    feed: str
+    reason: str
+    detail: str
+    payload: bytes
+    """Empty where it was too large; it still lies in the feed."""
+
+
+@dataclass
+class Admitted:
+    """What one group of feed records became."""
+
+    facts: dict[int, list[Row]] = field(default_factory=dict)
+    """By partition of `facts`, in the order of source time."""
+    dead_letters: list[Row] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(feed, "fact" or the reason of its rejection) → records."""
+
+
+class Admission:
+    """The admission step.
+
+    Args:
+        feeds: Topic → feed; the topic of controls under `CONTROLS`.
+        partitions: Of `facts`.
+        partition_of: Partition of `facts` of a patient.
+        stamp: `append` (live) or `given` (history through the feeds).
+        book: The code sets of this generation.
+    """
+
+    def __init__(
+        self, feeds: dict[str, str], *, partitions: int, partition_of: Callable[[bytes], int], stamp: str, book: codes.Codebook
+    ) -> None:
+        self._feeds, self._partitions, self._partition_of, self._stamp, self._book = feeds, partitions, partition_of, stamp, book
+        self._command = msgspec.json.Decoder(Command).decode
+        self._only_known = msgspec.json.Decoder(_OnlyKnown).decode
+
+    def time_of(self, record: FeedRecord) -> int:
+        """Source time for alignment: the record's own, or in a history the known time that it carries."""
+        if self._feeds[record.topic] == CONTROLS and b'"activate"' in (record.value or b""):
+            return TIME_MIN_US  # an activation holds from where it stands: it waits for nobody
+        if self._stamp == "given" and record.value is not None and len(record.value) <= RECORD_BYTES_MAX:
+            try:
+                known = self._only_known(record.value)
+            except (msgspec.DecodeError, RecursionError):
+                return TIME_MIN_US
+            return known.stamp_us if known.stamp_us is not None else to_us(known.known_time) if known.known_time else TIME_MIN_US
+        return record.timestamp * 1000
+
+    def __call__(self, groups: Sequence[tuple[Sequence[int], Sequence[FeedRecord]]]) -> Admitted:
+        """Admit what was read of several feed partitions up to one source time.
+
+        Args:
+            groups: (times, records) of each feed partition, each in its own order.
+        """
+        out = Admitted()
+        timed: dict[int, list[tuple[int, bool, bytes | None, bytes]]] = {}
+        for times, records in groups:
+            if not records:
+                continue
+            feed = self._feeds[records[0].topic]
+            prefix = f"{records[0].topic}|{records[0].partition}|".encode()
+            for time_us, record in zip(times, records, strict=True):
+                try:
+                    if feed == CONTROLS:
+                        value = self._control(record)
+                        for partition in range(self._partitions):
+                            timed.setdefault(partition, []).append((time_us, False, None, value))
+                    else:
+                        told = int.from_bytes(blake2b(prefix + b"%d" % record.offset, digest_size=8).digest(), "little")
+                        event = decode(feed, record.value)
+                        _, value = fact.convert(event, feed=feed, told=told, stamp=self._stamp, book=self._book)
+                        patient = event.patient_id.encode()
+                        timed.setdefault(self._partition_of(patient), []).append((time_us, feed == "encounters", patient, value))
+                    out.counts[feed, "fact"] += 1
+                except Rejected as rejected:
+                    out.counts[feed, rejected.reason] += 1
+                    out.dead_letters.append(self._dead_letter(feed, record, rejected))
+        for partition, rows in timed.items():
+            rows.sort(key=_ORDER)  # stable: a merge of runs that are sorted already; at one instant encounters come last (S3)
+            out.facts[partition] = [row[2:] for row in rows]
+        return out
+
+    def _control(self, record: FeedRecord) -> bytes:
+        try:
+            command = self._command(record.value or b"")
+        except msgspec.DecodeError:
+            raise Rejected("not-a-control", "controls are written by premonitor only") from None
+        stamp_us = command.stamp_us if command.stamp_us is not None else record.timestamp * 1000
+        payload = {**command.payload, "id": record.offset + 1} if command.control == "activate" else command.payload
+        return fact.control(name=command.control, number=record.offset + 1, stamp_us=stamp_us, payload=payload)
+
+    def _dead_letter(self, feed: str, record: FeedRecord, rejected: Rejected) -> Row:
+        where = f"{record.topic}[{record.partition}]@{record.offset}"
+        key = blake2b(where.encode(), digest_size=8).hexdigest()
+        payload = record.value or b""
+        letter = DeadLetter(key, where, feed, rejected.reason, rejected.detail, payload if len(payload) <= RECORD_BYTES_MAX else b"")
+        return key.encode(), msgspec.json.encode(letter)
+
+
+class _OnlyKnown(msgspec.Struct):
+    known_time: fact.AwareTime | None = None
+    stamp_us: int | None = None
+
+
+_ORDER = itemgetter(0, 1)

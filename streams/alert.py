@@ -1,0 +1,267 @@
+"""Alerts: a fold over a patient's score records, ticks, deaths and outcomes in place order (S12), champion only.
+
+      none ──support──▶ open ◀──support── withdrawing ──tick ≥ settle──▶ withdrawn
+                         │ └──support gone──▶ ┘
+                         └──death, the outcome itself, expiry──▶ closed
+
+An encounter supports iff its latest record is scored and flagged and its first was issued within `fresh_for` of its index time.
+The fold sees the whole score history of the patient each time: nothing is remembered but records, so a replay gives the same alerts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import groupby
+
+import msgspec
+import numpy as np
+
+from features import codes, fact
+from features.clock import DAY_US, MINUTE_US, rfc3339
+from features.revision import SCORED
+from features.usecase import UseCase
+
+SCORE, DIED, HAPPENED = 65_002, 65_003, 65_004
+"""Concepts of the records of a score history, beside ticks and names."""
+FLAGGED = 1
+HOUR_US = 60 * MINUTE_US
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """One thing that happened to an alert. Nothing is edited; `sequence` counts from 0 within the alert."""
+
+    alert_id: str
+    sequence: int
+    patient_id: str
+    use_case: str
+    transition: str
+    """opened, updated, withdrawing, reopened, withdrawn, closed."""
+    notify: bool
+    known_time: str
+    risk: float | None
+    """Greatest risk among the supporting encounters."""
+    support: list[str]
+    """Encounters that support it."""
+    reason: str
+    """Why it closed: death, outcome, expired."""
+    score_id: str
+    """The score record that caused it; empty for time, death and outcome."""
+    contributions: list[tuple[str, float]]
+
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One record of a score history."""
+
+    place: int
+    kind: int
+    encounter: bytes
+    name: str
+    index_us: int
+    known_us: int
+    risk: float
+    revision: int
+    flagged: bool
+
+
+@dataclass
+class _Encounter:
+    name: str
+    index_us: int
+    risk: float
+    flagged: bool
+    fresh: bool
+
+
+@dataclass
+class _State:
+    """The alert of one patient and use case."""
+
+    encounters: dict[bytes, _Encounter] = field(default_factory=dict)
+    spent: set[bytes] = field(default_factory=set)
+    """Encounters of a closed alert: they do not open another."""
+    alert_id: str = ""
+    sequence: int = 0
+    status: str = "none"
+    withdrawing_since_us: int = 0
+    told_risk: float = 0.0
+    """The risk of the last notification."""
+
+    def support(self) -> dict[bytes, _Encounter]:
+        return {e: x for e, x in self.encounters.items() if x.flagged and x.fresh and e not in self.spent}
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What happened at a place, before it is written out."""
+
+    place: int
+    known_us: int
+    alert_id: str
+    sequence: int
+    transition: str
+    notify: bool
+    risk: float | None
+    support: list[str]
+    reason: str = ""
+
+
+def fold(items: Iterable[Item], use_case: UseCase) -> Iterator[Transition]:
+    """All transitions of one patient's alert, from its whole score history of one use case."""
+    state = _State()
+    known_us = -(2**62)
+    for place, group in groupby(items, key=lambda item: item.place):
+        told = list(group)
+        known_us = max(known_us, *(item.known_us for item in told))
+        yield from _close(state, told, use_case, place, known_us)
+        touched = _take_in(state, told, use_case)
+        yield from _move(state, touched, use_case, place, known_us, ticked=any(i.kind == codes.TICK for i in told))
+
+
+def _take_in(state: _State, told: Sequence[Item], use_case: UseCase) -> bool:
+    """Learn the score records of one place; whether any concerns the support, before or after."""
+    touched = False
+    for item in told:
+        if item.kind != SCORE:
+            continue
+        before = state.encounters.get(item.encounter)
+        supported = item.encounter in state.support()
+        fresh_us = use_case.definition.fresh_for_hours * HOUR_US
+        fresh = before.fresh if before else item.known_us - item.index_us <= fresh_us
+        state.encounters[item.encounter] = _Encounter(item.name, item.index_us, item.risk, item.flagged, fresh)
+        touched |= supported or item.encounter in state.support()
+    return touched
+
+
+def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, known_us: int) -> Iterator[Transition]:
+    """Death, the outcome itself and expiry end an alert, before anything else that the same place tells."""
+    if state.status == "none":
+        return
+    at_risk_us = use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us
+    latest_us = max((x.index_us for x in state.support().values()), default=None)
+    reason = ""
+    for item in told:
+        if item.kind == DIED:
+            reason = "death"
+        elif item.kind == HAPPENED and latest_us is not None and latest_us < item.index_us and not reason:
+            reason = "outcome"
+        elif item.kind == codes.TICK and latest_us is not None and known_us > latest_us + at_risk_us and not reason:
+            reason = "expired"
+    if reason:
+        yield _step(state, place, known_us, "closed", notify=False, reason=reason)
+        state.spent |= set(state.encounters)
+        state.status = "none"
+
+
+def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us: int, *, ticked: bool) -> Iterator[Transition]:
+    """Opening, updating and withdrawing, at most one of them at a place."""
+    support = state.support()
+    risk = max((x.risk for x in support.values()), default=0.0)
+    settle_us = use_case.definition.settle_minutes * MINUTE_US
+    if state.status == "none":
+        if support and touched:
+            state.sequence, state.status, state.told_risk = 0, "open", risk
+            state.alert_id = _alert_id(use_case, support, known_us)
+            yield _step(state, place, known_us, "opened", notify=True)
+    elif not support:
+        if state.status == "open":
+            state.status, state.withdrawing_since_us = "withdrawing", known_us
+            yield _step(state, place, known_us, "withdrawing", notify=False)
+        elif ticked and known_us - state.withdrawing_since_us >= settle_us:
+            yield _step(state, place, known_us, "withdrawn", notify=False)
+            state.status = "none"
+    elif touched or state.status == "withdrawing":
+        rises = risk >= state.told_risk + use_case.definition.notify_rise
+        if rises:
+            state.told_risk = risk
+        transition = "reopened" if state.status == "withdrawing" else "updated"
+        state.status = "open"
+        yield _step(state, place, known_us, transition, notify=rises)
+
+
+def _alert_id(use_case: UseCase, support: dict[bytes, _Encounter], known_us: int) -> str:
+    first = b"|".join(sorted(support))
+    return blake2b(b"%b|%b|%d" % (use_case.name.encode(), first, known_us), digest_size=16).hexdigest()
+
+
+def _step(state: _State, place: int, known_us: int, transition: str, *, notify: bool, reason: str = "") -> Transition:
+    support = sorted(state.support().values(), key=lambda x: (x.index_us, x.name))
+    risk = max((x.risk for x in support), default=None)
+    made = Transition(place, known_us, state.alert_id, state.sequence, transition, notify, risk, [x.name for x in support], reason)
+    state.sequence += 1
+    return made
+
+
+def score_record(
+    *,
+    encounter: bytes,
+    place: int,
+    index_us: int,
+    known_us: int,
+    risk: float | None,
+    revision: int,
+    status: int,
+    flagged: bool,
+    use_case: str,
+    name: str,
+) -> bytes:
+    """A score as a record of the score history, with the encounter's name behind it."""
+    head = fact.pack(
+        identity=encounter, event_us=index_us, stamp_us=known_us, value=risk if risk is not None else 0.0, episode=fact.hash64(use_case),
+        place=place, ordinal=revision, concept=SCORE, status=status, flags=FLAGGED if flagged else 0,
+    )  # fmt: skip
+    return head + fact.name_records(name.encode(), place=place)
+
+
+def mark(kind: int, *, place: int, event_us: int, known_us: int) -> bytes:
+    """A tick, a death or an outcome event as a record of the score history."""
+    return fact.pack(identity=bytes(16), event_us=event_us, stamp_us=known_us, place=place, concept=kind)
+
+
+def items(stored: bytes, use_case: str) -> list[Item]:
+    """The score history of one use case, with the marks that concern all."""
+    records = np.frombuffer(stored, fact.HEAD)
+    wanted = fact.hash64(use_case)
+    out = []
+    for row, record in enumerate(records):
+        kind = int(record["concept"])
+        if kind == codes.NAME or (kind == SCORE and int(record["episode"]) != wanted):
+            continue
+        scored = kind == SCORE and int(record["status"]) == SCORED
+        out.append(
+            Item(
+                place=int(record["place"]),
+                kind=kind,
+                encounter=record.tobytes()[:16],
+                name=fact.name_at(records, row + 1) if kind == SCORE else "",
+                index_us=int(record["event_us"]),
+                known_us=int(record["stamp_us"]),
+                risk=float(record["value"]),
+                revision=int(record["ordinal"]),
+                flagged=scored and bool(record["flags"] & FLAGGED),
+            )
+        )
+    return out
+
+
+def written(transition: Transition, *, patient_id: str, use_case: str, score_id: str, contributions: list[tuple[str, float]]) -> Alert:
+    """The record of a transition."""
+    return Alert(
+        alert_id=transition.alert_id,
+        sequence=transition.sequence,
+        patient_id=patient_id,
+        use_case=use_case,
+        transition=transition.transition,
+        notify=transition.notify,
+        known_time=rfc3339(transition.known_us),
+        risk=transition.risk,
+        support=transition.support,
+        reason=transition.reason,
+        score_id=score_id,
+        contributions=contributions,
+    )

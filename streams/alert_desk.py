@@ -1,0 +1,184 @@
+"""The alert desk: keeps the score histories of patients and folds those that have something flagged, batch by batch."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from features import codes
+from features.clock import DAY_US, MINUTE_US, NEVER_US
+from features.pack import ALWAYS_US, Packed, PartitionState, Told, Watched
+from features.revision import STATUS_NAMES
+from features.usecase import UseCase
+from models.score import Issued
+from streams import alert
+from streams.admit import Row
+from streams.store import Gap, Store, Write, encode_state
+
+_STATUS = {name: number for number, name in enumerate(STATUS_NAMES)}
+
+
+class Batch(Protocol):
+    """Places `[start, next)` of a partition."""
+
+    partition: int
+    start: int
+    next: int
+
+
+@dataclass
+class _Partition:
+    """A partition in hand. `booked` holds when time may change an alert: it ends the stillness, or the time at risk."""
+
+    state: PartitionState
+    next: int
+    waiting: set[bytes] = field(default_factory=set)
+    """Patients who had something flagged whose time at risk is not over: a superset of those with an open alert."""
+    committed_us: int = -NEVER_US
+
+
+class AlertDesk:
+    """scores → alerts. One store call a batch, of its own kind, guarded by the same places as the histories of facts."""
+
+    def __init__(self, store: Store, use_cases: Sequence[UseCase]) -> None:
+        self.store = store
+        self._use_cases = {u.name: u for u in use_cases}
+        self._partitions: dict[int, _Partition] = {}
+
+    def let_go(self, partition: int) -> None:
+        self._partitions.pop(partition, None)
+
+    def committed(self, partition: int, place: int) -> None:
+        held = self._partitions.get(partition)
+        if held is not None and held.next <= place:
+            held.committed_us = held.state.control_us
+
+    async def __call__(self, batches: Sequence[tuple[Batch, Packed, Sequence[Issued]]]) -> list[list[Row] | Exception]:
+        """The alert rows of each batch, or what went wrong with it."""
+        results: list[list[Row] | Exception] = []
+        writes: list[tuple[int, Batch, Sequence[Issued], Write]] = []
+        for batch, packed, issued in batches:
+            results.append([])
+            held = await self._take_up(batch)
+            if isinstance(held, Gap):
+                results[-1] = held
+                continue
+            write = self._pack(held, batch, packed, issued)
+            writes.append((len(results) - 1, batch, issued, write))
+        answers = await self.store.apply([write for *_, write in writes])
+        for (n, batch, issued, _), answer in zip(writes, answers, strict=True):
+            if isinstance(answer, Exception):
+                self.let_go(batch.partition)
+                results[n] = answer
+            else:
+                results[n] = self._rows(answer, issued, batch.start, batch.next)
+        return results
+
+    async def _take_up(self, batch: Batch) -> _Partition | Gap:
+        held = self._partitions.get(batch.partition)
+        if held is None or held.next != batch.start:
+            loaded = await self.store.load(batch.partition)
+            if loaded.place < batch.start:
+                return Gap(loaded.place)
+            held = _Partition(loaded.state, batch.start, {patient for _, patient in loaded.state.booked})
+            self._partitions[batch.partition] = held
+        return held
+
+    def _pack(self, held: _Partition, batch: Batch, packed: Packed, issued: Sequence[Issued]) -> Write:
+        """The score history records of a batch, in place order: marks first, then scores, then ticks."""
+        told: dict[bytes, Told] = {}
+        new: list[tuple[int, bytes]] = []
+        events: list[tuple[int, int, Watched | Issued | int]] = []
+        events += [(watched.place, 0, watched) for watched in packed.watched]
+        events += [(one.place, 1, one) for one in issued if one.score.role == "champion"]
+        events += [(place, 2, control_us) for place, control_us, _ in packed.controls]
+        for place, _, event in sorted(events, key=lambda e: e[:2]):
+            if isinstance(event, Issued):
+                self._score(held, told, new, event)
+            elif isinstance(event, Watched):
+                self._watched(held, told, event)
+            else:
+                self._tick(held, told, place, event)
+        held.next = batch.next
+        return Write(batch.partition, batch.start, batch.next, told, encode_state(held.state), new, held.committed_us)
+
+    def _score(self, held: _Partition, told: dict[bytes, Told], new: list[tuple[int, bytes]], one: Issued) -> None:
+        score, patient = one.score, one.score.patient_id.encode()
+        use_case = self._use_cases[score.use_case]
+        mine = told.setdefault(patient, Told())
+        mine.parts.append(
+            alert.score_record(
+                encounter=one.encounter,
+                place=one.place,
+                index_us=one.index_us,
+                known_us=one.known_us,
+                risk=score.risk,
+                revision=score.revision,
+                status=_STATUS[score.status],
+                flagged=score.flagged,
+                use_case=score.use_case,
+                name=score.encounter_id,
+            )
+        )
+        if score.flagged:
+            ends_us = one.index_us + use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us + 1
+            self._book(held, new, max(ends_us, one.known_us + 1), patient)
+            mine.newest_index_us = NEVER_US  # from now on this patient's score history is always looked at
+        elif patient in held.waiting:
+            self._book(held, new, one.known_us + use_case.definition.settle_minutes * MINUTE_US, patient)
+        if score.flagged or patient in held.waiting:
+            mine.oldest_us = ALWAYS_US
+
+    def _book(self, held: _Partition, new: list[tuple[int, bytes]], when_us: int, patient: bytes) -> None:
+        heapq.heappush(held.state.booked, (when_us, patient))
+        held.waiting.add(patient)
+        new.append((when_us, patient))
+
+    def _tick(self, held: _Partition, told: dict[bytes, Told], place: int, control_us: int) -> None:
+        held.state.control_us = max(held.state.control_us, control_us)
+        booked = held.state.booked
+        if not booked or booked[0][0] > control_us:
+            return
+        woken = set()
+        while booked and booked[0][0] <= control_us:
+            woken.add(heapq.heappop(booked)[1])
+        for patient in sorted(woken):
+            mine = told.setdefault(patient, Told())
+            mine.parts.append(alert.mark(codes.TICK, place=place, event_us=control_us, known_us=control_us))
+            mine.oldest_us = ALWAYS_US
+        held.waiting = {patient for _, patient in booked}
+
+    def _watched(self, held: _Partition, told: dict[bytes, Told], watched: Watched) -> None:
+        if watched.patient not in held.waiting:
+            return
+        kind = alert.DIED if watched.concept == codes.DEATH else alert.HAPPENED
+        mine = told.setdefault(watched.patient, Told())
+        mine.parts.append(alert.mark(kind, place=watched.place, event_us=watched.event_us, known_us=watched.known_us))
+        mine.oldest_us = ALWAYS_US
+
+    def _rows(self, histories: dict[bytes, bytes], issued: Sequence[Issued], since: int, until: int) -> list[Row]:
+        """The alert records of the places of a batch, in place order."""
+        made: list[tuple[int, Row]] = []
+        causes: dict[tuple[bytes, str, int], Issued] = {}
+        for one in issued:
+            key = (one.score.patient_id.encode(), one.score.use_case, one.place)
+            known = causes.get(key)
+            if one.score.role == "champion" and (known is None or (one.score.risk or 0.0) > (known.score.risk or 0.0)):
+                causes[key] = one
+        for patient, stored in histories.items():
+            for name, use_case in self._use_cases.items():
+                for step in alert.fold(alert.items(stored, name), use_case):
+                    if since <= step.place < until:
+                        cause = causes.get((patient, name, step.place))
+                        record = alert.written(
+                            step,
+                            patient_id=patient.decode(),
+                            use_case=name,
+                            score_id=cause.score.score_id if cause else "",
+                            contributions=cause.score.contributions if cause else [],
+                        )
+                        made.append((step.place, (patient, alert.encode(record))))
+        made.sort(key=lambda row: row[0])
+        return [row for _, row in made]

@@ -1,0 +1,144 @@
+"""Archive: the topic `facts` as a Parquet log, and the counts of the feeds that it came from.
+
+Partitions have no order among each other; the controls, which stand in all of them in the same order, give one. Between two controls
+the partitions follow one another. What stands behind a control that has not reached every partition yet is left for the next archive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from features import codes, fact
+from features.codes import Codebook
+from features.log import LogWriter
+from streams.admit import DeadLetter
+from streams.reader import read_topic
+from streams.settings import Settings
+from streams.topics import Names, partition_counts, unreachable
+
+Entry = tuple[str | None, bytes]
+"""(patient, value); patient None: a control."""
+
+
+@dataclass
+class Merge:
+    """Puts the records of several partitions into one order. Feed with `add`, drain with `ready`."""
+
+    partitions: int
+    waiting: dict[int, deque[Entry]] = field(default_factory=dict)
+    seen: dict[int, set[bytes]] = field(default_factory=dict)
+    controls: dict[int, int] = field(default_factory=dict)
+    """How many controls wait in each partition."""
+
+    def add(self, partition: int, key: bytes | None, value: bytes, timestamp_us: int) -> None:
+        """One record of a partition, in its order. A control that stands there again after a restart is dropped."""
+        is_control = int.from_bytes(value[59:61], "little") >= codes.CONTROL_FLOOR
+        if is_control:
+            seen = self.seen.setdefault(partition, set())
+            if value[1:17] in seen:
+                return
+            seen.add(value[1:17])
+            self.controls[partition] = self.controls.get(partition, 0) + 1
+        self.waiting.setdefault(partition, deque()).append((None if is_control or key is None else key.decode(), stamped(value, timestamp_us)))
+
+    def ready(self) -> Iterator[Entry]:
+        """What is complete: everything up to each control that has reached all partitions."""
+        while all(self.controls.get(p, 0) for p in range(self.partitions)):
+            control: Entry | None = None
+            for p in range(self.partitions):
+                while (entry := self.waiting[p].popleft())[0] is not None:
+                    yield entry
+                self.controls[p] -= 1
+                control = entry
+            if control is not None:
+                yield control
+
+    def rest(self) -> Iterator[Entry]:
+        """At the end: facts up to the first control that is not everywhere yet."""
+        yield from self.ready()
+        for p in range(self.partitions):
+            for entry in self.waiting.get(p, ()):
+                if entry[0] is None:
+                    break
+                yield entry
+
+
+def stamped(value: bytes, timestamp_us: int) -> bytes:
+    """The record with its stamp written into the head: a log carries what a topic tells by its append time."""
+    if int.from_bytes(value[25:33], "little", signed=True) != fact.NO_STAMP:
+        return value
+    return value[:25] + timestamp_us.to_bytes(8, "little", signed=True) + value[33:]
+
+
+async def archive(settings: Settings, out: Path, book: Codebook, progress: Callable[[int], None]) -> int:
+    """Write the log; returns how many facts it holds.
+
+    Raises:
+        ServiceError: Kafka is out of reach.
+        InputError: the log exists, or there is no such topic.
+    """
+    names = Names(settings.prefix)
+    partitions = (await partition_counts(settings.kafka(), [names.facts])).get(names.facts, 0)
+    merge = Merge(partitions)
+    feeds = await feed_counts(settings)
+    with LogWriter(out, book, f"archive of {names.facts}") as writer:
+        async for records in read_topic(settings, names.facts):
+            for record in records:
+                merge.add(record.partition, record.key, record.value, record.timestamp * 1000)
+            _write(writer, merge.ready())
+            progress(writer.facts)
+        _write(writer, merge.rest())
+        writer.close(feeds=feeds)
+    return writer.facts
+
+
+def _write(writer: LogWriter, entries: Iterator[Entry]) -> None:
+    for patient, value in entries:
+        if patient is None:
+            writer.control(value)
+        else:
+            writer.fact(patient, value)
+
+
+async def feed_counts(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What admission has read of each feed, and what it rejected by reason."""
+    names = Names(settings.prefix)
+    rejected: dict[str, dict[str, str]] = {}
+    async for records in read_topic(settings, names.dead_letters):
+        for record in records:
+            letter = msgspec.json.decode(record.value, type=DeadLetter)
+            rejected.setdefault(letter.feed, {})[letter.id] = letter.reason  # the same position again after a restart: counted once
+    read: Counter[str] = Counter()
+    for tp, place in (await committed(settings, "admit")).items():
+        if tp.topic in names.feeds:
+            read[names.feeds[tp.topic]] += place
+    return {feed: {"rows": read[feed], "rejected": dict(Counter(rejected.get(feed, {}).values()))} for feed in sorted(read) if read[feed]}
+
+
+async def committed(settings: Settings, stage: str) -> dict[Any, int]:
+    """Topic partition → place up to which a stage has committed."""
+    admin = AIOKafkaAdminClient(**settings.kafka())
+    try:
+        await admin.start()
+        for attempt in range(50):  # a broker that has just started has no coordinator yet
+            try:
+                offsets = await admin.list_consumer_group_offsets(f"{settings.prefix}premonitor-{stage}")
+                return {tp: max(o.offset, 0) for tp, o in offsets.items()}
+            except KafkaError as error:
+                if not error.retriable or attempt == 49:
+                    raise
+                await asyncio.sleep(0.2)
+        return {}
+    except KafkaError as error:
+        raise unreachable(settings.kafka(), error) from None
+    finally:
+        await admin.close()

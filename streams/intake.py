@@ -1,0 +1,385 @@
+"""Intake: a Faust service that owns a Kafka consumer, hands each poll to an agent's channel, and commits what is done.
+
+Two tasks. `read` polls and puts the batches on the channel. `settle` takes them in the same order, awaits the agent's report and the
+acknowledgements of what it sent, and only then moves the offset that may be committed. A gap or a failed batch seeks back at once,
+all partitions of the intake together, and makes the batches that were read meanwhile stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from features.errors import CheckFailed, PremonitorError, ServiceError
+from streams.align import Align
+from streams.bus import Ack
+from streams.settings import Settings
+from streams.store import Damaged, Gap
+
+
+class Places(Protocol):
+    """Where an intake's progress is kept beside Kafka's offsets; admission has none."""
+
+    async def place(self, partition: int) -> int:
+        """First place that is not stored."""
+
+    def let_go(self, partition: int) -> None:
+        """The partition is read anew or was revoked."""
+
+    def committed(self, partition: int, place: int) -> None:
+        """Everything before `place` is committed."""
+
+
+class Batch:
+    """Records of one partition, handed to an agent once. Covers offsets `[start, next)`."""
+
+    __slots__ = ("blamed", "epoch", "intake", "next", "partition", "records", "report", "start", "times", "tp")
+
+    def __init__(self, intake: Intake, tp: TopicPartition, start: int, records: Sequence[Any], times: Sequence[int] = ()) -> None:
+        self.intake, self.tp, self.partition, self.start, self.records, self.times = intake, tp, tp.partition, start, records, times
+        self.next: int = records[-1].offset + 1
+        self.epoch = intake.epochs[tp]
+        self.report: asyncio.Future[Sequence[Ack]] = asyncio.get_running_loop().create_future()
+        self.blamed: bool | None = None
+        """Whether this batch's failure is what made its partition go back."""
+
+    @property
+    def stale(self) -> bool:
+        """The partition was taken away or read anew since."""
+        return self.intake.epochs.get(self.tp) != self.epoch
+
+    def done(self, acks: Sequence[Ack] = ()) -> None:
+        """All outputs of the batch are on their way."""
+        if not self.report.done():
+            self.report.set_result(acks)
+
+    def failed(self, error: Exception) -> None:
+        """Go back here and now: the agent must not take up a later poll of these partitions first."""
+        if self.report.done():
+            return
+        self.blamed = not self.stale
+        if self.blamed:
+            self.intake.rewind(self.tp)
+        self.report.set_exception(error)
+
+
+def fresh(poll: Iterable[Batch]) -> list[Batch]:
+    """The batches of a poll that are still ours; the stale ones are reported as done without effect."""
+    kept = []
+    for batch in poll:
+        if batch.stale:
+            batch.done()
+        else:
+            kept.append(batch)
+    return kept
+
+
+class Intake(faust.Service):
+    """One consumer of one group.
+
+    Args:
+        name: For logs and metrics, and in the group's id.
+        topics: What to read.
+        channel: The agent's channel; an item is a poll, a list of batches of different partitions.
+        settings: Of the worker.
+        places: Keeps progress beside Kafka's offsets.
+        align: Orders several feeds by source time; None: each partition for itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        topics: Sequence[str],
+        channel: Any,
+        settings: Settings,
+        *,
+        places: Places | None = None,
+        align: Align[TopicPartition] | None = None,
+        on_idle: Callable[[Intake], Awaitable[None]] | None = None,
+        **service: Any,
+    ) -> None:
+        super().__init__(**service)
+        self.name, self.topics, self.channel, self.settings = name, list(topics), channel, settings
+        self.places, self.align, self.on_idle = places, align, on_idle
+        self.epochs: dict[TopicPartition, int] = {}
+        self.place: dict[TopicPartition, int] = {}
+        """Next offset to hand on."""
+        self.finished: dict[TopicPartition, int] = {}
+        """Everything before it is done and acknowledged."""
+        self.sent: dict[TopicPartition, int] = {}
+        """What was committed."""
+        self.tries: Counter[TopicPartition] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.heartbeat_s = time.monotonic()
+        self.assigned = asyncio.Event()
+        self.held: set[TopicPartition] = set()
+
+    async def on_start(self) -> None:
+        self._polls: asyncio.Queue[list[Batch]] = asyncio.Queue(self.settings.polls_ahead)
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self.consumer = AIOKafkaConsumer(
+            **self.settings.kafka(),
+            group_id=f"{self.settings.prefix}premonitor-{self.name}",
+            group_instance_id=f"{self.settings.worker_name}-{self.name}",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=[RangePartitionAssignor],
+            session_timeout_ms=round(self.settings.session_timeout_s * 1000),
+            heartbeat_interval_ms=max(500, round(self.settings.session_timeout_s * 200)),
+            fetch_max_wait_ms=self.settings.fetch_wait_ms,
+        )
+        await self.consumer.start()
+        self.consumer.subscribe(self.topics, listener=_Moves(self))
+
+    async def on_stop(self) -> None:
+        if not self.crashed:  # after a crash nobody will report on what is in hand
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), 10)
+            await self.commit()
+        with suppress(asyncio.TimeoutError, KafkaError):
+            await asyncio.wait_for(self.consumer.stop(), 5)
+
+    # --- partitions come and go ---------------------------------------------------------------------------------------------------
+
+    async def give_up(self, tps: Iterable[TopicPartition]) -> None:
+        """Revoked: what the agent holds becomes stale; wait for it a little, commit, forget."""
+        tps = list(tps)
+        for tp in tps:
+            self.epochs[tp] = self.epochs.get(tp, 0) + 1
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), 5)
+        await self.commit()
+        for tp in tps:
+            for known in (self.place, self.finished, self.sent, self.tries):
+                known.pop(tp, None)
+            self._forget(tp)
+
+    async def take_over(self, tps: Iterable[TopicPartition]) -> None:
+        """Assigned: begin where both Kafka and the store are complete."""
+        for tp in tps:
+            committed = await self.consumer.committed(tp) or 0
+            place = await self.places.place(tp.partition) if self.places else committed
+            beginning = (await self.consumer.beginning_offsets([tp]))[tp]
+            end = (await self.consumer.end_offsets([tp]))[tp]
+            start = min(committed, place)
+            if place > end:
+                raise CheckFailed(
+                    f"{tp.topic}[{tp.partition}] ends at {end:,}, the state is at {place:,}: another cluster, or the topic was made anew. "
+                    "Use another --prefix, or premonitor rebuild"
+                )
+            if start < beginning and self.places:
+                raise CheckFailed(
+                    f"Redis and Kafka disagree in partition {tp.partition} (state at {start:,}, log starts at {beginning:,}). "
+                    f"premonitor rebuild --partition {tp.partition} --from LOG"
+                )
+            if place < committed:
+                self.counts["tail_lost"] += 1
+                self.log.warning("%s[%d]: state at %d, committed %d: reading again", tp.topic, tp.partition, place, committed)
+            self.seek(tp, max(start, beginning))
+        self.assigned.set()
+
+    def _forget(self, tp: TopicPartition) -> None:
+        if self.align:
+            self.align.drop([tp])
+        if self.places:
+            self.places.let_go(tp.partition)
+
+    def seek(self, tp: TopicPartition, place: int) -> None:
+        """Read a partition from `place`; batches of it that are in hand become stale."""
+        self.epochs[tp] = self.epochs.get(tp, 0) + 1
+        self._forget(tp)
+        self.place[tp] = place
+        self.finished[tp] = min(place, self.finished.get(tp, place))
+        self.consumer.seek(tp, place)
+
+    def rewind(self, tp: TopicPartition) -> None:
+        """Back to what is done: with feeds in order of time all of them, or one would run ahead of the others."""
+        for one in list(self.place) if self.align else [tp]:
+            if one in self.finished:
+                self.seek(one, self.finished[one])
+
+    # --- reading ------------------------------------------------------------------------------------------------------------------
+
+    @faust.Service.task
+    async def read(self) -> None:
+        while not self.should_stop:
+            try:
+                got = await self.consumer.getmany(timeout_ms=200, max_records=self.settings.batch_records_max)
+            except KafkaError as error:
+                self.counts["poll_failed"] += 1
+                self.log.warning("%s: poll failed: %s", self.name, type(error).__name__)
+                await asyncio.sleep(0.5)
+                continue
+            self.heartbeat_s = time.monotonic()
+            if self.align:
+                batches = await self._aligned(got)
+            else:  # no await since getmany: the epochs are those of the records
+                batches = [Batch(self, tp, self.place[tp], records) for tp, records in got.items() if tp in self.place and records]
+            for batch in batches:
+                self.place[batch.tp] = batch.next
+            if batches:
+                self._quiet.clear()
+                await self._polls.put(batches)
+                await self.channel.put(batches)
+
+    async def _aligned(self, got: dict[TopicPartition, list[Any]]) -> list[Batch]:
+        """What may go on now; the rest waits, read but neither handed on nor committed."""
+        align = self.align
+        if align is None:
+            return []
+        for tp, records in got.items():
+            if tp in self.place:
+                align.add(tp, records)
+        full = align.full() & self.place.keys()
+        self.consumer.pause(*(full - self.held))
+        self.consumer.resume(*((self.held - full) & self.place.keys()))
+        self.held = full
+        ended = set()
+        for tp in list(self.place):
+            high = self.consumer.highwater(tp)
+            if high is not None and await self.consumer.position(tp) >= high:
+                ended.add(tp)
+        ready = align.take(list(self.place), ended)
+        return [Batch(self, tp, self.place[tp], records, times) for tp, (times, records) in ready.items()]
+
+    # --- settling -----------------------------------------------------------------------------------------------------------------
+
+    @faust.Service.task
+    async def settle(self) -> None:
+        committed_s = idle_s = time.monotonic()
+        while True:
+            try:
+                poll = self._polls.get_nowait() if not self._polls.empty() else await asyncio.wait_for(self._polls.get(), 0.2)
+            except TimeoutError:
+                poll = []
+            for batch in poll:
+                await self._settle_one(batch)
+            now_s = time.monotonic()
+            if self._polls.empty():
+                if not poll or all(b.report.done() for b in poll):
+                    self._quiet.set()
+                if not poll and self.should_stop:
+                    return
+            if now_s - idle_s >= self.settings.idle_check_s and not self.should_stop:
+                idle_s = now_s
+                await self._look_for_loss()
+            if now_s - committed_s >= self.settings.commit_every_s:
+                committed_s = now_s
+                await self.commit()
+
+    async def _settle_one(self, batch: Batch) -> None:
+        try:
+            async with asyncio.timeout(self.settings.patience_s):
+                for ack in await asyncio.shield(batch.report):
+                    await ack
+        except Gap as gap:
+            if batch.blamed:
+                self.counts["gap"] += 1
+                self.log.warning("%s[%d]: the store is at %d, expected %d: reading again", *batch.tp, gap.place, batch.start)
+                self.seek(batch.tp, gap.place)
+            return
+        except PremonitorError as error:  # not a matter of trying again
+            await self.crash(error)
+            return
+        except Exception as error:
+            await self._retry(batch, error)
+            return
+        if batch.stale:
+            self.counts["stale"] += 1
+            return
+        self.tries.pop(batch.tp, None)
+        self.finished[batch.tp] = batch.next
+        self.counts["records"] += len(batch.records)
+        self.counts["batches"] += 1
+
+    async def _retry(self, batch: Batch, error: Exception) -> None:
+        """Go back, wait, try again; at last give up: data is never skipped because a service is away."""
+        if batch.blamed is None:  # no acknowledgement, or no report in time
+            if batch.stale:
+                return
+            self.rewind(batch.tp)
+        elif not batch.blamed:
+            return
+        self.tries[batch.tp] += 1
+        self.counts["retried"] += 1
+        n = self.tries[batch.tp]
+        self.log.warning("%s[%d]@%d failed (%d of %d): %s", *batch.tp, batch.start, n, self.settings.attempts_max, type(error).__name__)
+        if n >= self.settings.attempts_max and not isinstance(error, Damaged):
+            words = f"{batch.tp.topic}[{batch.tp.partition}]@{batch.start}: {type(error).__name__} {n} times in a row"
+            await self.crash(ServiceError(f"{words}; nothing was skipped, the next start goes on there"))
+            return
+        await asyncio.sleep(min(0.05 * 2**n, 5))
+
+    async def _look_for_loss(self) -> None:
+        """A partition without traffic would never notice that the store lost its tail."""
+        if self.places is None:
+            return
+        for tp, expected in list(self.finished.items()):
+            try:
+                stored = await self.places.place(tp.partition)
+            except Exception as error:
+                self.counts["idle_check_failed"] += 1
+                self.log.warning("idle check of %s[%d] failed: %s", *tp, type(error).__name__)
+                return
+            if stored < expected == self.finished.get(tp) == self.place.get(tp):
+                self.counts["idle_gap"] += 1
+                self.log.warning("%s[%d] without traffic: the store is at %d, expected %d: reading again", *tp, stored, expected)
+                self.seek(tp, stored)
+        if self.on_idle:
+            await self.on_idle(self)
+
+    def owns(self, topic: str) -> bool:
+        """Whether a partition of the topic is ours."""
+        return any(tp.topic == topic for tp in self.place)
+
+    def lag(self) -> int:
+        """Records of our partitions that are not done yet, as far as the broker told."""
+        return sum(max((self.consumer.highwater(tp) or 0) - done, 0) for tp, done in self.finished.items())
+
+    async def commit(self) -> None:
+        """Commit what is done, of partitions that are ours."""
+        mine = self.consumer.assignment()
+        new = {tp: place for tp, place in self.finished.items() if tp in mine and self.sent.get(tp) != place}
+        if not new:
+            return
+        try:
+            await self.consumer.commit(new)
+        except (CommitFailedError, IllegalStateError):
+            self.counts["commit_refused"] += 1  # rebalanced: the new owner repeats under the same ids
+        except KafkaError as error:
+            self.counts["commit_failed"] += 1
+            self.log.warning("commit failed: %s", type(error).__name__)
+        else:
+            self.sent.update(new)
+            if self.places:
+                for tp, place in new.items():
+                    self.places.committed(tp.partition, place)
+
+
+class _Moves(ConsumerRebalanceListener):
+    """aiokafka logs and swallows what a listener raises: crash the service instead."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._guard(self._intake.give_up(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._guard(self._intake.take_over(assigned))
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            await self._intake.crash(error)

@@ -1,0 +1,75 @@
+"""Reads a topic from its beginning to its end, without a group: scores, controls, dead letters, rebuilds, archives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from features.errors import InputError, ServiceError
+from streams.settings import Settings
+from streams.topics import partition_counts, unreachable
+
+
+@asynccontextmanager
+async def consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group.
+
+    Raises:
+        ServiceError: Kafka is out of reach or stopped answering.
+    """
+    client = AIOKafkaConsumer(**settings.kafka(), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100)
+    try:
+        await client.start()
+    except KafkaError as error:
+        await client.stop()
+        raise unreachable(settings.kafka(), error) from None
+    try:
+        yield client
+    except KafkaError as error:
+        raise ServiceError(f"Kafka answers {type(error).__name__}: {error}") from None
+    finally:
+        await client.stop()
+
+
+async def read_partition(settings: Settings, topic: str, partition: int, *, until: int | None = None) -> AsyncIterator[list[Any]]:
+    """Records of one partition in pieces, from its beginning to `until` (exclusive; None: its end now)."""
+    async with consumer(settings) as client:
+        async for records in _pieces(client, [TopicPartition(topic, partition)], until):
+            yield records
+
+
+async def read_topic(settings: Settings, topic: str) -> AsyncIterator[list[Any]]:
+    """Records of a whole topic in pieces, each piece of one partition, each partition in order, to its end now.
+
+    Raises:
+        InputError: there is no such topic.
+    """
+    partitions = (await partition_counts(settings.kafka(), [topic])).get(topic, 0)
+    if not partitions:
+        raise InputError(f"there is no topic '{topic}' on this Kafka. Is the --prefix right? premonitor topics --kafka HOST:PORT")
+    async with consumer(settings) as client:
+        async for records in _pieces(client, [TopicPartition(topic, p) for p in range(partitions)], None):
+            yield records
+
+
+async def _pieces(client: AIOKafkaConsumer, tps: list[TopicPartition], until: int | None) -> AsyncIterator[list[Any]]:
+    client.assign(tps)
+    await client.seek_to_beginning(*tps)
+    end = await client.end_offsets(tps)
+    if until is not None:
+        end = {tp: min(until, offset) for tp, offset in end.items()}
+    left = {tp for tp in tps if end[tp] > 0 and (await client.position(tp)) < end[tp]}
+    client.pause(*(set(tps) - left))
+    while left:
+        for tp, records in (await client.getmany(timeout_ms=500, max_records=10_000)).items():
+            wanted = [r for r in records if r.offset < end[tp]]
+            if wanted:
+                yield wanted
+        for tp in list(left):
+            if await client.position(tp) >= end[tp]:
+                left.discard(tp)
+                client.pause(tp)

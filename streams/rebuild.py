@@ -1,0 +1,52 @@
+"""Rebuild: one routine that makes histories anew from the log on `facts`, for a patient, some, or a whole partition."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from features.errors import CheckFailed
+from features.pack import Packer
+from features.usecase import UseCase
+from streams.reader import read_partition
+from streams.settings import Settings
+from streams.store import Store
+
+
+async def rebuild_patients(
+    settings: Settings, topic: str, store: Store, use_cases: Sequence[UseCase], partition: int, patients: Sequence[bytes]
+) -> int:
+    """Write the histories of some patients of a partition anew, up to the place that the store has reached.
+
+    Returns:
+        How many were replaced; fewer than asked where the partition moved on meanwhile: the next check finds them again.
+    Raises:
+        CheckFailed: the log does not reach back to its beginning any more.
+    """
+    place = await store.place(partition)
+    histories = await _histories(read_partition(settings, topic, partition, until=place), use_cases, set(patients), place)
+    replaced = 0
+    for patient in patients:
+        replaced += await store.replace(partition, patient, histories.get(patient, b""), place)
+    return replaced
+
+
+async def _histories(batches: AsyncIterator[list[Any]], use_cases: Sequence[UseCase], wanted: set[bytes], place: int) -> dict[bytes, bytes]:
+    packer, parts = Packer(use_cases), {patient: bytearray() for patient in wanted}
+    first = True
+    async for records in batches:
+        if first and records[0].offset > 0:
+            raise CheckFailed(f"the log on Kafka begins at {records[0].offset:,}: rebuild from the archive: premonitor rebuild --from LOG")
+        first = False
+        records = [r for r in records if r.offset < place]
+        packed = packer.pack(
+            [r.key for r in records],
+            [r.value for r in records],
+            np.array([r.offset for r in records], np.int64),
+            np.array([r.timestamp for r in records], np.int64) * 1000,
+        )
+        for patient in packed.patients.keys() & wanted:
+            parts[patient] += b"".join(packed.patients[patient].parts)
+    return {patient: bytes(blob) for patient, blob in parts.items()}

@@ -1,0 +1,161 @@
+"""The steps of the worker: facts → histories → scores and alerts. They know batches, a store and models, but no Faust and no Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from features import history
+from features.pack import Packed, Packer
+from models import score
+from models.artifact import Model
+from models.score import Desk, Issued
+from streams.admit import FeedRecord, Row
+from streams.alert_desk import AlertDesk
+from streams.store import Damaged, Gap, Loaded, Store, Write, encode_state
+
+
+class FactBatch(Protocol):
+    """Records of one partition of `facts`, from place `start` up to `next`."""
+
+    partition: int
+    start: int
+    next: int
+    records: Sequence[FeedRecord]
+
+
+@dataclass
+class Outputs:
+    """What a batch of facts gives. Sent in this order and acknowledged before the batch is done."""
+
+    scores: list[Row] = field(default_factory=list)
+    alerts: list[Row] = field(default_factory=list)
+    patients_read: int = 0
+
+
+@dataclass
+class _Partition:
+    """A partition in hand: its packer, right for place `next`."""
+
+    packer: Packer
+    next: int
+    committed_us: int
+    """Greatest control stamp in batches that are committed: bookings up to it were served."""
+
+
+Rebuild = Callable[[int, list[bytes]], Awaitable[None]]
+
+
+class ScoreStep:
+    """facts → scores: append to the histories, look at those whose answers may change, issue what changed.
+
+    Args:
+        store: Histories of facts.
+        models: All models that the log may activate.
+        rebuild: Mends damaged histories of a partition from the log.
+        alerts: The alert fold, behind the scores.
+    """
+
+    def __init__(self, store: Store, models: Sequence[Model], *, rebuild: Rebuild, alerts: AlertDesk) -> None:
+        self.store, self.desk, self._rebuild, self.alerts = store, Desk(models), rebuild, alerts
+        self._partitions: dict[int, _Partition] = {}
+
+    async def place(self, partition: int) -> int:
+        """Place from which a partition must be read: what is before it is stored, for scores and for alerts."""
+        return min(await self.store.place(partition), await self.alerts.store.place(partition))
+
+    def let_go(self, partition: int) -> None:
+        """Forget a partition that is read anew or was revoked."""
+        self._partitions.pop(partition, None)
+        self.alerts.let_go(partition)
+
+    def committed(self, partition: int, place: int) -> None:
+        """Everything before `place` is committed: what it served need not be remembered."""
+        held = self._partitions.get(partition)
+        if held is not None and held.next <= place:
+            held.committed_us = held.packer.state.control_us
+        self.alerts.committed(partition, place)
+
+    async def __call__(self, batches: Sequence[FactBatch]) -> list[Outputs | Exception]:
+        """The outputs of batches of different partitions, or what went wrong with each."""
+        ready: list[tuple[int, FactBatch, Packed, Write]] = []
+        results: list[Outputs | Exception] = [Outputs() for _ in batches]
+        for n, batch in enumerate(batches):
+            held = await self._take_up(batch)
+            if isinstance(held, Gap):
+                results[n] = held
+                continue
+            packed = self._pack(held, batch)
+            write = Write(
+                batch.partition, batch.start, batch.next, packed.patients, encode_state(held.packer.state), packed.booked, held.committed_us
+            )
+            ready.append((n, batch, packed, write))
+        answers = await self.store.apply([write for *_, write in ready])
+        good: list[tuple[int, FactBatch, Packed, dict[bytes, bytes]]] = []
+        for (n, batch, packed, _), answer in zip(ready, answers, strict=True):
+            if isinstance(answer, Exception):
+                self.let_go(batch.partition)
+                results[n] = answer
+                if isinstance(answer, Damaged):
+                    await self._rebuild(batch.partition, answer.patients)
+            else:
+                good.append((n, batch, packed, answer))
+        if good:
+            issued = self._issue(good)
+            finished = await self.alerts([(batch, packed, mine) for (_, batch, packed, _), mine in zip(good, issued, strict=True)])
+            for (n, batch, _, answer), mine, alerts in zip(good, issued, finished, strict=True):
+                if isinstance(alerts, Exception):
+                    self.let_go(batch.partition)
+                    results[n] = alerts
+                else:
+                    rows: list[Row] = [(i.score.patient_id.encode(), score.encode(i.score)) for i in mine]
+                    results[n] = Outputs(rows, alerts, len(answer))
+        return results
+
+    async def _take_up(self, batch: FactBatch) -> _Partition | Gap:
+        """The partition as it is at the start of the batch, from memory or from the store."""
+        held = self._partitions.get(batch.partition)
+        if held is None or held.next != batch.start:
+            loaded: Loaded = await self.store.load(batch.partition)
+            if loaded.place < batch.start:
+                return Gap(loaded.place)
+            held = _Partition(Packer(self.desk.use_cases, loaded.state), batch.start, -(2**62))
+            self._partitions[batch.partition] = held
+        return held
+
+    def _pack(self, held: _Partition, batch: FactBatch) -> Packed:
+        records = batch.records
+        packed = held.packer.pack(
+            [r.key for r in records],
+            [r.value or b"" for r in records],
+            np.fromiter((r.offset for r in records), np.int64, len(records)),
+            np.fromiter((r.timestamp for r in records), np.int64, len(records)) * 1000,
+        )
+        held.next = batch.next
+        return packed
+
+    def _issue(self, good: Sequence[tuple[int, FactBatch, Packed, dict[bytes, bytes]]]) -> list[list[Issued]]:
+        """The score records of each batch: one kernel call for all partitions, their histories laid one after the other."""
+        patients = [patient for *_, answer in good for patient in answer]
+        if not patients:
+            return [[] for _ in good]
+        sizes = [len(answer) for *_, answer in good]
+        owner = np.repeat(np.arange(len(good)), sizes)
+        h = history.read([answer[patient] for *_, answer in good for patient in answer])
+        issued = self.desk.issue(
+            h,
+            [patient.decode() for patient in patients],
+            [self._partitions[batch.partition].packer.state.activations for _, batch, *_ in good],
+            owner=owner,
+            since=np.array([batch.start for _, batch, *_ in good])[owner],
+            until=np.array([batch.next for _, batch, *_ in good])[owner],
+        )
+        parts: list[list[Issued]] = [[] for _ in good]
+        for one in issued:
+            parts[owner[one.seg]].append(one)
+        for part in parts:
+            part.sort(key=lambda i: (i.place, i.seg))
+        return parts

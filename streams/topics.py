@@ -1,0 +1,153 @@
+"""The topics on one screen: names, keys, settings; and the one place that creates them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError
+
+from features.errors import InputError, ServiceError
+from features.event import FEEDS
+
+FOREVER = {"retention.ms": "-1", "retention.bytes": "-1"}
+PARTITIONS = 64
+"""Of `facts`, chosen once: growth is a new generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic. `partitions` None: as many as `facts` has."""
+
+    name: str
+    what: str
+    key: str
+    partitions: int | None = None
+    config: dict[str, str] = field(default_factory=dict)
+
+
+_FEED_CONFIG = {"message.timestamp.after.max.ms": "60000", **FOREVER}
+TOPICS: tuple[Topic, ...] = (
+    *(Topic(feed, "a hospital's events", "any", None, _FEED_CONFIG) for feed in FEEDS),
+    Topic(
+        "controls",
+        "ticks and activations, before they are copied into facts",
+        "none",
+        1,
+        {"message.timestamp.type": "LogAppendTime", **FOREVER},
+    ),
+    Topic("facts", "THE LOG: facts and controls in order", "patient", None, {"message.timestamp.type": "LogAppendTime", **FOREVER}),
+    Topic("scores", "score records", "patient", None, FOREVER),
+    Topic("alerts", "what happened to each alert", "patient", None, FOREVER),
+    Topic("dead-letters", "feed records that could not become facts", "position", None, FOREVER),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Topic names of one generation: `{prefix}{noun}`.
+
+    Example:
+        >>> Names("prod.").facts
+        'prod.facts'
+    """
+
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.prefix and (not self.prefix.endswith(".") or "_" in self.prefix or not set(self.prefix) <= _ALLOWED):
+            raise InputError(
+                f"topic prefix '{self.prefix}': lower-case words joined by hyphens, each ending in a dot, such as prod. or replay.try1."
+            )
+
+    @property
+    def facts(self) -> str:
+        return f"{self.prefix}facts"
+
+    @property
+    def scores(self) -> str:
+        return f"{self.prefix}scores"
+
+    @property
+    def alerts(self) -> str:
+        return f"{self.prefix}alerts"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.prefix}dead-letters"
+
+    @property
+    def controls(self) -> str:
+        return f"{self.prefix}controls"
+
+    @property
+    def feeds(self) -> dict[str, str]:
+        """Topic → feed."""
+        return {f"{self.prefix}{feed}": feed for feed in FEEDS}
+
+
+_ALLOWED = set("abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+
+async def create(client_settings: dict[str, object], prefix: str, *, partitions: int, replication: int = 1) -> list[str]:
+    """Create the topics that are missing; returns their names.
+
+    Raises:
+        ServiceError: Kafka is out of reach.
+    """
+    names = Names(prefix)
+    admin = AIOKafkaAdminClient(**client_settings)
+    try:
+        await admin.start()
+        existing = set(await admin.list_topics())
+        wanted = [
+            NewTopic(names.prefix + t.name, t.partitions or partitions, replication, topic_configs=t.config)
+            for t in TOPICS
+            if names.prefix + t.name not in existing
+        ]
+        if wanted:
+            answer = await admin.create_topics(wanted)
+            _check(answer.topic_errors)
+        return [t.name for t in wanted]
+    except KafkaConnectionError as error:
+        raise unreachable(client_settings, error) from None
+    finally:
+        await admin.close()
+
+
+def _check(errors: Sequence[tuple[object, ...]]) -> None:
+    for name, code, *words in errors:
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise ServiceError(f"Kafka did not create topic {name}: error {code} {words[0] if words else ''}")
+
+
+async def partition_counts(client_settings: dict[str, object], names: Sequence[str]) -> dict[str, int]:
+    """How many partitions each topic has; a topic that does not exist is missing from the answer."""
+    client = AIOKafkaClient(**client_settings)
+    try:
+        await client.bootstrap()
+        counts: dict[str, int] = {}
+        for name in names:
+            found = client.cluster.partitions_for_topic(name)
+            if found is None:
+                await client.add_topic(name)
+                found = client.cluster.partitions_for_topic(name)
+            if found:
+                counts[name] = len(found)
+        return counts
+    except KafkaConnectionError as error:
+        raise unreachable(client_settings, error) from None
+    except KafkaError as error:
+        raise ServiceError(f"Kafka answers {type(error).__name__}: {error}") from None
+    finally:
+        await client.close()
+
+
+def unreachable(client_settings: dict[str, object], error: Exception) -> ServiceError:
+    """The sentence for a broker that does not answer."""
+    where = client_settings.get("bootstrap_servers")
+    return ServiceError(
+        f"{where} not reachable ({type(error).__name__}). Is it the broker's advertised listener? premonitor doctor --kafka {where}"
+    )

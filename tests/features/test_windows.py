@@ -1,0 +1,204 @@
+"""The window kernel: edges, order of ties, whose facts, and rows that do not depend on the batch (S2, S5, S6)."""
+
+from __future__ import annotations
+
+import struct
+from itertools import permutations, product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features import codes, fact, history
+from features.catalog import AGGREGATES, Aggregate, Episode, Feature, declare
+from features.clock import DAY_US
+from features.usecase import UseCase
+from features.windows import Plan, Questions, rows
+from tests.oracle import fold, windows
+from tests.oracle.record import parse
+from tests.strategies import (
+    BOOK,
+    CHECKED,
+    EPISODES,
+    INDEX_TIMES,
+    LONG_AGO_US,
+    T_US,
+    Telling,
+    encounter,
+    histories,
+    lab,
+    log,
+    retraction,
+    use_cases,
+)
+
+Asked = tuple[int, int, int]
+"""(index time, place, episode)."""
+questions_ = st.tuples(st.sampled_from(INDEX_TIMES), st.integers(-1, 60), st.sampled_from(EPISODES))
+
+
+def feature(aggregate: Aggregate, *, days: int | None = None, concepts: str = "hemoglobin", episode: Episode = "any") -> Feature:
+    """One column."""
+    return declare(BOOK, stem="x", concepts=concepts.split(), aggregate=aggregate, days=days, episode=episode)
+
+
+EVERYTHING = [
+    feature(aggregate, days=days, concepts=concepts, episode=episode)
+    for aggregate in AGGREGATES
+    for days in (None, 5, 30, 90)
+    for concepts, episode in (("hemoglobin", "any"), ("visit.*", "other"), ("visit.* weight", "own"), ("person.birth hemoglobin", "any"))
+]  # fmt: skip
+
+
+def matrix(patients: list[bytes], questions: list[tuple[int, Asked]], plan: Plan) -> np.ndarray[Any, Any]:
+    """Rows for (patient, asked) by the product."""
+    index_us, place, episode = zip(*(q for _, q in questions), strict=True)
+    seg = np.array([seg for seg, _ in questions])
+    asked = Questions(seg, np.array(index_us), np.array(place), np.array(episode, np.uint64))
+    return rows(history.read(patients), asked, plan)
+
+
+def ask(told: list[Telling], *columns: Feature, index_us: int = T_US, place: int = fact.PLACE_MAX, episode: int = 0) -> list[float]:
+    """The row of one patient, told in this order at places 0, 1, 2, ..."""
+    patient = log(*((telling, n, T_US) for n, telling in enumerate(told)))
+    row: list[float] = matrix([patient], [(0, (index_us, place, episode))], Plan(columns, BOOK))[0].tolist()
+    return row
+
+
+@CHECKED
+@given(st.lists(histories(), min_size=1, max_size=2), use_cases(), st.lists(st.integers(-1, 60), max_size=3), st.sampled_from(EPISODES))
+def test_s5_the_kernel_agrees_with_the_oracle(patients: list[bytes], use_case: UseCase, places: list[int], episode: int) -> None:
+    """Each cell, bit by bit, is what a loop over all facts of the patient says."""
+    whose = range(len(patients))
+    questions = [(seg, (index_us, place, episode)) for index_us, place, seg in product(INDEX_TIMES, [*places, fact.PLACE_MAX], whose)]
+    found = matrix(patients, questions, use_case.plan)
+    for row, (seg, (index_us, place, episode)) in zip(found, questions, strict=True):
+        records = parse(patients[seg])
+        now, at_the_end = fold.present([r for r in records if r.place <= place]), fold.present(records)
+        for got, f in zip(row, use_case.plan.features, strict=True):
+            want = windows.value(f, at_the_end if f.leak else now, index_us=index_us, episode=episode, book=BOOK)
+            assert struct.pack("<d", got) == struct.pack("<d", want), f
+
+
+@pytest.mark.parametrize("days", [5, 30, 90])
+@pytest.mark.parametrize("others", [(), (5, 30, 90), (365,)], ids=["alone", "among others", "beside a longer one"])
+def test_s5_edges(days: int, others: tuple[int, ...]) -> None:
+    """`[t − W, t)`: a fact stamped t − W is in, one stamped t is not, and so one microsecond on both sides."""
+    columns = [feature("count", days=d) for d in dict.fromkeys((days, *others))]
+    start_us = T_US - days * DAY_US
+    seen = [ask([lab("L", at)], *columns)[0] for at in (start_us - 1, start_us, start_us + 1, T_US - 1, T_US, T_US + 1)]
+    assert seen == [0, 1, 1, 1, 0, 0]
+
+
+def test_s5_the_whole_past_ends_at_the_index() -> None:
+    """Without a look-back the left edge is gone and the right one stays open."""
+    assert [ask([lab("L", at)], feature("count"))[0] for at in (LONG_AGO_US, T_US - 1, T_US)] == [1, 1, 0]
+
+
+def test_s5_not_own() -> None:
+    """`other` leaves out the episode of the index, `own` keeps only it; facts without an episode are of no visit, so not own."""
+    mine, theirs = fact.hash64("mine"), fact.hash64("theirs")
+    told = [encounter(f"E{n}", T_US - n - 1, episode=episode) for n, episode in enumerate([mine, theirs, 0])]
+    columns = [feature("days_since_last", concepts="visit.*", episode=episode) for episode in ("any", "other", "own")]
+    counts = [feature("count", concepts="visit.*", episode=episode) for episode in ("any", "other", "own")]
+    assert ask(told, *counts, *columns, episode=mine) == [3, 2, 1, 1 / DAY_US, 2 / DAY_US, 1 / DAY_US]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_s5_last_is_by_event_time_then_ordinal_then_id(order: tuple[int, ...]) -> None:
+    """Of facts at one instant the source's order decides, then the id, never the order of the log."""
+    ids = sorted(("A", "B"), key=lambda source: struct.unpack("<QQ", fact.fact_id("lab", source)))
+    told = [lab("C", T_US - 9, 1.0, ordinal=9), lab("D", T_US - 5, 2.0, ordinal=0)]
+    told += [lab(source, T_US - 5, value, ordinal=1) for source, value in zip(ids, (3.0, 4.0), strict=True)]
+    some = [told[n] for n in order]
+    assert ask(some, feature("last"), feature("first"), feature("last_ordinal")) == [4.0, 1.0, 1.0]
+    assert ask([t for t in some if t.source in "CD"], feature("last"), feature("last_ordinal")) == [2.0, 0.0]
+    assert ask([t for t in some if t.source != "C"], feature("first")) == [2.0]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_s6_sums_run_in_the_order_of_time(order: tuple[int, ...]) -> None:
+    """A sum adds in (event_time, ordinal, id) order whatever the order of the log, although another order gives another number."""
+    told = [
+        lab("A", T_US - 2, 1e16),
+        lab("B", T_US - 1, 1.0, ordinal=1),
+        lab("C", T_US - 1, -1e16, ordinal=2),
+        lab("D", T_US - 1, 1.0, ordinal=3),
+    ]
+    assert ask([told[n] for n in order], feature("sum"), feature("mean")) == [1.0, 0.25]
+
+
+@pytest.mark.parametrize(("place", "value"), [(4, None), (5, 13.0), (7, 13.0), (8, 9.0), (9, 9.0), (10, None), (11, None)])
+def test_s2_what_is_known_at_a_place(place: int, value: float | None) -> None:
+    """A fact is seen from its place on, its amendment from the amendment's, and not from its retraction's on."""
+    told = [(lab("L", T_US - 1, 13.0), 5), (lab("L", T_US - 1, 9.0, version=2), 8), (retraction("lab", "L", 3), 10)]
+    patient = log(*((telling, at, T_US) for telling, at in told))
+    row = matrix([patient], [(0, (T_US, place, 0))], Plan([feature("count"), feature("last")], BOOK))[0]
+    assert row[0] == (value is not None)
+    assert row[1] == value or (value is None and np.isnan(row[1]))
+
+
+@pytest.mark.parametrize("known_us", [T_US - DAY_US, T_US + DAY_US])
+def test_s3_known_time_and_event_time_apply_on_their_own(known_us: int) -> None:
+    """Whether a fact is seen is a matter of its place and its event time; its stamp, before or after either, plays no part."""
+    patient = log((lab("before", T_US - 1), 0, known_us), (lab("at", T_US), 1, known_us))
+    counts = matrix([patient], [(0, (T_US + after, 1, 0)) for after in (0, 1)], Plan([feature("count")], BOOK))
+    assert counts[:, 0].tolist() == [1, 2]
+
+
+def test_a_result_without_a_number_is_no_result() -> None:
+    """Such a result counts for nothing where its concept has a unit, and like any other fact where it has none."""
+    nothing, given_ = lab("L", T_US - 1, float("nan")), lab("M", T_US - 2, 9.0)
+    assert ask([nothing, given_], feature("count"), feature("last"), feature("days_since_last")) == [1.0, 9.0, 2 / DAY_US]
+    assert ask([lab("R", T_US - 1, float("nan"), concept="ed_registration")], feature("count", concepts="ed_registration")) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("concept", "value", "abnormal"),
+    [("hemoglobin", 12.0, 0), ("hemoglobin", np.nextafter(12.0, 0), 1), ("bilirubin", 1.2, 0), ("bilirubin", np.nextafter(1.2, 2), 1)],
+)
+def test_limits_of_normal_are_normal(concept: str, value: float, abnormal: int) -> None:
+    """Both limits are inclusive."""
+    assert ask([lab("L", T_US - 1, value, concept=concept)], feature("any_abnormal", concepts=concept)) == [abnormal]
+
+
+def test_an_empty_window_is_null_and_counts_zero() -> None:
+    """Counts and any_* are 0 where there is nothing, all others are null."""
+    empty = dict(zip(AGGREGATES, ask([], *(feature(aggregate) for aggregate in AGGREGATES)), strict=True))
+    assert [name for name, value in empty.items() if value == 0] == ["count", "any", "any_abnormal", "distinct_episodes"]
+    assert sum(np.isnan(list(empty.values()))) == len(AGGREGATES) - 4
+
+
+def test_a_change_in_percent_of_nothing_is_null() -> None:
+    """From 0 there is no change in percent."""
+    told = [lab("L", T_US - 2, 0.0), lab("M", T_US - 1, 2.0)]
+    assert np.isnan(ask(told, feature("percent_change"))[0])
+    assert ask([told[0]._replace(value=4.0), told[1]], feature("percent_change")) == [-50.0]
+
+
+@settings(CHECKED, max_examples=12)
+@given(st.lists(histories(), min_size=6, max_size=6), st.lists(questions_, min_size=7, max_size=7), st.randoms(use_true_random=False))
+def test_s6_rows_do_not_depend_on_the_batch(some: list[bytes], questions: list[Asked], random: st.random.Random) -> None:
+    """Batches of 1, of 7 and of 2,000 patients in any order give each question the same 64 bits in each column."""
+    plan = Plan(EVERYTHING, BOOK)
+    born = Telling("person", "P", 1, LONG_AGO_US, BOOK.by_name["person.birth"].number)  # so that 2,000 patients take the long way
+    patients = [*some, log((born, 0, T_US), (lab("L", T_US - 1, 0.1), 1, T_US))]
+    alone = np.concatenate([matrix([patient], [(0, q)], plan) for patient, q in zip(patients, questions, strict=True)])
+    seven = matrix(patients, [(n, q) for n, q in enumerate(questions)], plan)
+    which = [n % 7 for n in range(2_000)]
+    random.shuffle(which)
+    many = matrix([patients[n] for n in which], [(seg, questions[n]) for seg, n in enumerate(which)], plan)
+    assert seven.tobytes() == alone.tobytes()
+    assert many.tobytes() == alone[which].tobytes()
+
+
+def test_s6_the_long_way_is_taken() -> None:
+    """A batch of 2,000 patients with a birth in 1910 is more than (patient, microsecond) as one number holds."""
+    assert 2_000 * (T_US - LONG_AGO_US) >= 2**62
+
+
+def test_every_concept_that_a_feature_reads_has_a_number_below_the_controls() -> None:
+    """No feature can read a tick or a name."""
+    assert max(BOOK.concepts) < codes.CONTROL_FLOOR
