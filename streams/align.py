@@ -62,6 +62,10 @@ class Align(Generic[Source]):
             for held in (self._times, self._records, self._newest, self._heard_s):
                 held.pop(source, None)
 
+    def busy(self, sources: Iterable[Source]) -> None:
+        """The last reading was cut short: nobody's silence counts."""
+        self._heard_s.update(dict.fromkeys(sources, self._monotonic_s()))
+
     def take(self, sources: Collection[Source], ended: Collection[Source]) -> dict[Source, tuple[list[int], list[Any]]]:
         """What may go on now, by source: (times, records). `ended` are the sources that were read to their end."""
         now_s = self._monotonic_s()

@@ -48,7 +48,9 @@ class Merge:
                 return
             seen.add(value[1:17])
             self.controls[partition] = self.controls.get(partition, 0) + 1
-        self.waiting.setdefault(partition, deque()).append((None if is_control or key is None else key.decode(), stamped(value, timestamp_us)))
+        self.waiting.setdefault(partition, deque()).append(
+            (None if is_control or key is None else key.decode(), stamped(value, timestamp_us))
+        )
 
     def ready(self) -> Iterator[Entry]:
         """What is complete: everything up to each control that has reached all partitions."""

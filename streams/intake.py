@@ -165,28 +165,32 @@ class Intake(faust.Service):
             self._forget(tp)
 
     async def take_over(self, tps: Iterable[TopicPartition]) -> None:
-        """Assigned: begin where both Kafka and the store are complete."""
-        for tp in tps:
-            committed = await self.consumer.committed(tp) or 0
-            place = await self.places.place(tp.partition) if self.places else committed
-            beginning = (await self.consumer.beginning_offsets([tp]))[tp]
-            end = (await self.consumer.end_offsets([tp]))[tp]
-            start = min(committed, place)
-            if place > end:
-                raise CheckFailed(
-                    f"{tp.topic}[{tp.partition}] ends at {end:,}, the state is at {place:,}: another cluster, or the topic was made anew. "
-                    "Use another --prefix, or premonitor rebuild"
-                )
-            if start < beginning and self.places:
-                raise CheckFailed(
-                    f"Redis and Kafka disagree in partition {tp.partition} (state at {start:,}, log starts at {beginning:,}). "
-                    f"premonitor rebuild --partition {tp.partition} --from LOG"
-                )
-            if place < committed:
-                self.counts["tail_lost"] += 1
-                self.log.warning("%s[%d]: state at %d, committed %d: reading again", tp.topic, tp.partition, place, committed)
-            self.seek(tp, max(start, beginning))
+        """Assigned: begin where both Kafka and the store are complete; all at once, or one feed would run ahead of the others."""
+        tps = list(tps)
+        beginning, end = await self.consumer.beginning_offsets(tps), await self.consumer.end_offsets(tps)
+        starts = {tp: await self._start_of(tp, beginning[tp], end[tp]) for tp in tps}
+        for tp, start in starts.items():
+            self.seek(tp, start)
         self.assigned.set()
+
+    async def _start_of(self, tp: TopicPartition, beginning: int, end: int) -> int:
+        committed = await self.consumer.committed(tp) or 0
+        place = await self.places.place(tp.partition) if self.places else committed
+        if place > end:
+            raise CheckFailed(
+                f"{tp.topic}[{tp.partition}] ends at {end:,}, the state is at {place:,}: another cluster, or the topic was made anew. "
+                "Use another --prefix, or premonitor rebuild"
+            )
+        start = min(committed, place)
+        if start < beginning and self.places:
+            raise CheckFailed(
+                f"Redis and Kafka disagree in partition {tp.partition} (state at {start:,}, log starts at {beginning:,}). "
+                f"premonitor rebuild --partition {tp.partition} --from LOG"
+            )
+        if place < committed:
+            self.counts["tail_lost"] += 1
+            self.log.warning("%s[%d]: state at %d, committed %d: reading again", tp.topic, tp.partition, place, committed)
+        return max(start, beginning)
 
     def _forget(self, tp: TopicPartition) -> None:
         if self.align:
@@ -249,7 +253,10 @@ class Intake(faust.Service):
             high = self.consumer.highwater(tp)
             if high is not None and await self.consumer.position(tp) >= high:
                 ended.add(tp)
+        if sum(map(len, got.values())) >= self.settings.batch_records_max:
+            align.busy(self.place)  # there is more to read: a partition that delivered nothing has not had its turn
         ready = align.take(list(self.place), ended)
+        self.counts["overdue"] = align.overdue
         return [Batch(self, tp, self.place[tp], records, times) for tp, (times, records) in ready.items()]
 
     # --- settling -----------------------------------------------------------------------------------------------------------------

@@ -118,48 +118,47 @@ _STATUSES = [
     fact.STATUS[name] for name in ("in-progress", "in-progress", "finished", "planned", "finished", "cancelled", "entered-in-error")
 ]
 _RESULT_STATUSES = [5, 5, 5, 5, 5, 6, 7, 8, 9]
-_numbers = st.lists(st.integers(0, 2**24 - 1), min_size=3, max_size=3)
+_content = st.binary(min_size=20, max_size=20)
 
 
 class _Choices:
-    """Many small choices out of few drawn numbers, digit by digit: a history of 25 records would else need 250 draws."""
+    """Many small choices out of drawn bytes, one each: a history of 25 records would else need 250 draws. 0 is the first option."""
 
-    def __init__(self, numbers: list[int]) -> None:
-        self.numbers = numbers
+    def __init__(self, content: bytes) -> None:
+        self._bytes = iter(content)
 
-    def of(self, number: int, options: Sequence[_T]) -> _T:
-        self.numbers[number], at = divmod(self.numbers[number], len(options))
-        return options[at]
+    def of(self, options: Sequence[_T]) -> _T:
+        return options[next(self._bytes) % len(options)]
 
     def telling(self, said: list[Telling]) -> Telling | None:
         """A new telling, or None: repeat one."""
-        match self.of(0, "lllllleeeeert=+"):
+        match self.of("lllllleeeeert=+"):
             case "l":
                 return self._lab([telling.event_us for telling in said if telling.kind == "lab"])
             case "e":
                 return self._encounter()
             case "r":
-                kind, source = self.of(1, [*(("lab", f"L{n}") for n in range(8)), *(("encounter", f"E{n}") for n in range(5))])
-                return retraction(kind, source, self.of(1, _VERSIONS), self.of(2, EVENT_TIMES))
+                kind, source = self.of([*(("lab", f"L{n}") for n in range(8)), *(("encounter", f"E{n}") for n in range(5))])
+                return retraction(kind, source, self.of(_VERSIONS), self.of(EVENT_TIMES))
             case "+":
-                return Telling("person", self.of(1, ["P0", "P1"]), 1, LONG_AGO_US, BOOK.by_name["person.birth"].number)
+                return Telling("person", self.of(["P0", "P1"]), 1, LONG_AGO_US, BOOK.by_name["person.birth"].number)
             case "t":
                 return TICK._replace(source=f"tick|{len(said)}")
-        return said[self.of(1, range(len(said)))] if said else None
+        return said[self.of(range(len(said)))] if said else None
 
     def _lab(self, used: list[int]) -> Telling:
-        value, episode, ordinal = self.of(0, VALUES), self.of(0, EPISODES), self.of(0, [0, 0, 1, 2])
-        source, version, status = self.of(1, RESULTS), self.of(1, _VERSIONS), self.of(1, _RESULT_STATUSES)
-        event_us, concept = self.of(2, EVENT_TIMES), self.of(2, RESULT_CONCEPTS)
-        if used and self.of(2, range(3)) == 2:  # a tie
+        value, episode, ordinal = self.of(VALUES), self.of(EPISODES), self.of([0, 0, 1, 2])
+        source, version, status = self.of(RESULTS), self.of(_VERSIONS), self.of(_RESULT_STATUSES)
+        event_us, concept = self.of(EVENT_TIMES), self.of(RESULT_CONCEPTS)
+        if used and self.of(range(3)) == 2:  # a tie
             event_us = used[-1]
         return Telling("lab", source, version, event_us, concept, status, value, episode, ordinal)
 
     def _encounter(self) -> Telling:
-        source, version, start, status = self.of(1, ENCOUNTERS), self.of(1, _VERSIONS), self.of(1, STARTS), self.of(1, _STATUSES)
-        length, episode, ordinal = self.of(2, LENGTHS), self.of(2, EPISODES[1:]), self.of(2, [0, 1])
+        source, version, start, status = self.of(ENCOUNTERS), self.of(_VERSIONS), self.of(STARTS), self.of(_STATUSES)
+        length, episode, ordinal = self.of(LENGTHS), self.of(EPISODES[1:]), self.of([0, 1])
         return Telling(
-            "encounter", source, version, start, self.of(2, VISITS), status, length, episode, ordinal, self.of(2, [0, 0, 0, fact.EXPIRED])
+            "encounter", source, version, start, self.of(VISITS), status, length, episode, ordinal, self.of([0, 0, 0, fact.EXPIRED])
         )
 
 
@@ -174,14 +173,14 @@ def logs(draw: st.DrawFn, *, conflicts: bool = True, size_max: int = 25) -> list
     told: dict[tuple[str, str, int], Telling] = {}
     size = draw(st.sampled_from([*range(1, size_max + 1), *range(size_max // 2, size_max + 1)]))
     place, stamp_us = -1, draw(st.sampled_from([T_US, T_US - 5 * MINUTE_US, T_US + 2 * DAY_US, T_US + 30 * DAY_US, T_US - 30 * DAY_US]))
-    for choices in map(_Choices, draw(st.lists(_numbers, min_size=size, max_size=size))):
-        place += choices.of(0, [1, 1, 1, 2, 9])
-        stamp_us = choices.of(0, KNOWN_TIMES) if choices.of(0, range(8)) == 7 else stamp_us + choices.of(0, STEPS)
+    for choices in map(_Choices, draw(st.lists(_content, min_size=size, max_size=size))):
+        place += choices.of([1, 1, 1, 2, 9])
+        stamp_us = choices.of(KNOWN_TIMES) if choices.of(range(8)) == 7 else stamp_us + choices.of(STEPS)
         said = [telling for telling, _, _ in entries]
         telling = choices.telling(said) or TICK._replace(source=f"tick|{len(said)}")
         if telling not in said:
             free = [v for v in range(telling.version, 5) if (*telling.key[:2], v) not in told]
-            if free and choices.of(1, range(4)):
+            if free and choices.of(range(4)):
                 telling = telling._replace(version=free[0])
             if not conflicts:
                 telling = told.get(telling.key, telling)

@@ -5,11 +5,14 @@ A mutant is a module with one piece of text replaced. It is loaded in a process 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import json
+import io
+import multiprocessing
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,21 +168,21 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(MUTANTS)), ids=[mutant.rule for mutant in MUTANTS])
-def test_the_mutant_is_caught(number: int) -> None:
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Pool]:
+    """A fresh process for each task, forked from one that has imported the libraries but nothing of ours."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hypothesis", "msgspec", "numpy", "pydantic", "pytest"])
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.rule for mutant in MUTANTS])
+def test_the_mutant_is_caught(processes: Pool, mutant: Mutant) -> None:
     """Each of the tests that the mutant names fails on it by an assertion."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.test_mutants", str(number)],
-        cwd=ROOT,
-        env=os.environ | {"PREMONITOR_HYPOTHESIS": "mutants"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    failed = json.loads(done.stdout.splitlines()[-1])
-    missed = [name for name in MUTANTS[number].caught_by if name not in failed]
-    assert not missed, f"{MUTANTS[number].rule}: not caught by {missed}\n{done.stdout}"
+    failed, output = processes.apply(run, (mutant,))
+    missed = set(mutant.caught_by) - failed
+    assert not missed, f"{mutant.rule}: not caught by {sorted(missed)}\n{output}"
 
 
 def test_a_mutant_without_its_text_is_refused() -> None:
@@ -215,13 +218,11 @@ def load(mutant: Mutant) -> None:
     setattr(sys.modules[package], name, module)
 
 
-def main(number: int) -> None:
-    """Run the tests that mutant `number` names on it and print those that failed."""
-    load(MUTANTS[number])
-    failed = Failed()
-    pytest.main(["-p", "no:cacheprovider", "--no-header", *MUTANTS[number].caught_by], plugins=[failed])
-    sys.stdout.write("\n" + json.dumps(sorted(failed.names)) + "\n")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+def run(mutant: Mutant) -> tuple[set[str], str]:
+    """Run on the mutant the tests that it names: (those that failed, what pytest wrote)."""
+    os.environ["PREMONITOR_HYPOTHESIS"] = "mutants"
+    load(mutant)
+    failed, paths = Failed(), [str(ROOT / name) for name in mutant.caught_by]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        pytest.main([f"--rootdir={ROOT}", "-p", "no:cacheprovider", "--assert=plain", "--tb=native", *paths], plugins=[failed])
+    return failed.names, output.getvalue()

@@ -51,7 +51,7 @@ class System:
 
     def feed(self, events: Iterable[tuple[str, dict[str, Any]]]) -> int:
         """Put events on the feeds, each with its known time as the record's time; returns how many."""
-        producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 20, "log_level": 0})
+        producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 20, "enable.idempotence": True, "log_level": 0})
         n = 0
         for feed, event in events:
             producer.produce(self.prefix + feed, json.dumps(event).encode(), event["patient_id"].encode(), timestamp=record_time_ms(event))
