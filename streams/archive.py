@@ -6,7 +6,6 @@ the partitions follow one another. What stands behind a control that has not rea
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
 from features import codes, fact
 from features.codes import Codebook
@@ -23,7 +20,7 @@ from features.log import LogWriter
 from streams.admit import DeadLetter
 from streams.reader import read_topic
 from streams.settings import Settings
-from streams.topics import Names, partition_counts, unreachable
+from streams.topics import Names, committed, partition_counts
 
 Entry = tuple[str | None, bytes]
 """(patient, value); patient None: a control."""
@@ -120,27 +117,7 @@ async def feed_counts(settings: Settings) -> dict[str, dict[str, Any]]:
             letter = msgspec.json.decode(record.value, type=DeadLetter)
             rejected.setdefault(letter.feed, {})[letter.id] = letter.reason  # the same position again after a restart: counted once
     read: Counter[str] = Counter()
-    for tp, place in (await committed(settings, "admit")).items():
+    for tp, place in (await committed(settings.kafka(), settings.prefix, "admit")).items():
         if tp.topic in names.feeds:
             read[names.feeds[tp.topic]] += place
     return {feed: {"rows": read[feed], "rejected": dict(Counter(rejected.get(feed, {}).values()))} for feed in sorted(read) if read[feed]}
-
-
-async def committed(settings: Settings, stage: str) -> dict[Any, int]:
-    """Topic partition → place up to which a stage has committed."""
-    admin = AIOKafkaAdminClient(**settings.kafka())
-    try:
-        await admin.start()
-        for attempt in range(50):  # a broker that has just started has no coordinator yet
-            try:
-                offsets = await admin.list_consumer_group_offsets(f"{settings.prefix}premonitor-{stage}")
-                return {tp: max(o.offset, 0) for tp, o in offsets.items()}
-            except KafkaError as error:
-                if not error.retriable or attempt == 49:
-                    raise
-                await asyncio.sleep(0.2)
-        return {}
-    except KafkaError as error:
-        raise unreachable(settings.kafka(), error) from None
-    finally:
-        await admin.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from aiokafka import AIOKafkaClient
+from aiokafka import AIOKafkaClient, AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError
 
@@ -143,6 +145,40 @@ async def partition_counts(client_settings: dict[str, object], names: Sequence[s
         raise ServiceError(f"Kafka answers {type(error).__name__}: {error}") from None
     finally:
         await client.close()
+
+
+async def committed(client_settings: dict[str, object], prefix: str, stage: str) -> dict[Any, int]:
+    """Topic partition → place up to which a stage has committed."""
+    admin = AIOKafkaAdminClient(**client_settings)
+    try:
+        await admin.start()
+        for attempt in range(50):  # a broker that has just started has no coordinator yet
+            try:
+                offsets = await admin.list_consumer_group_offsets(f"{prefix}premonitor-{stage}")
+                return {tp: max(o.offset, 0) for tp, o in offsets.items()}
+            except KafkaError as error:
+                if not error.retriable or attempt == 49:
+                    raise
+                await asyncio.sleep(0.2)
+        return {}
+    except KafkaError as error:
+        raise unreachable(client_settings, error) from None
+    finally:
+        await admin.close()
+
+
+async def topic_ends(client_settings: dict[str, object], topic: str) -> dict[int, int]:
+    """Partition → offset of the next record of an existing topic."""
+    consumer = AIOKafkaConsumer(**client_settings, enable_auto_commit=False)
+    try:
+        await consumer.start()
+        count = (await partition_counts(client_settings, [topic])).get(topic, 0)
+        ends = await consumer.end_offsets([TopicPartition(topic, p) for p in range(count)])
+        return {tp.partition: end for tp, end in ends.items()}
+    except KafkaConnectionError as error:
+        raise unreachable(client_settings, error) from None
+    finally:
+        await consumer.stop()
 
 
 def unreachable(client_settings: dict[str, object], error: Exception) -> ServiceError:

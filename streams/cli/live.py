@@ -12,9 +12,10 @@ import click
 from features import tables
 from features.clock import SystemClock
 from features.codes import codebook
-from features.errors import InputError
+from features.errors import CheckFailed, InputError
+from features.log import Log
 from models import score
-from streams import archive, preflight, settings, topics
+from streams import archive, preflight, replay, settings, topics, verify
 from streams.cli.common import EXISTING, OUT, Progress, json_option, kafka_option, load_models, refuse_existing, result, say
 from streams.issued import issued
 
@@ -110,4 +111,67 @@ def archive_(kafka_bootstrap: str | None, prefix: str | None, out: Path, as_json
     result({"facts": n, "log": str(out)}, f"wrote {n:,} facts to {out}", as_json=as_json)
 
 
-COMMANDS: list[click.Command] = [topics_, worker, scores, archive_]
+@click.command("replay")
+@click.argument("log", type=EXISTING)
+@click.option("--model", "models", type=EXISTING, multiple=True, envvar="PREMONITOR_MODEL", help="Needed unless --kafka's workers have it.")
+@kafka_option
+@click.option("--speed", default="max", show_default=True, help="max, real, or xN such as x60.")
+@click.option("--partitions", type=click.IntRange(1, 4_096), default=4, show_default=True, help="In one process.")
+@click.option("--compare", type=EXISTING, help="Scores made live; exit 1 at a difference.")
+@click.option("--out", type=OUT, help="Write the scores (in one process).")
+@json_option
+def replay_(
+    log: Path,
+    models: tuple[Path, ...],
+    kafka_bootstrap: str | None,
+    prefix: str | None,
+    speed: str,
+    partitions: int,
+    compare: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Re-drive LOG through the live steps, in the order in which its facts became known.
+
+    Without --kafka in one process. With it into the topic facts of a prefix of its own, where a worker with --stage score makes scores.
+
+    \b
+    premonitor replay log --model model.json --compare scores.parquet
+    """
+    opened, loaded, factor = Log(log, codebook()), load_models(models), replay.parse_speed(speed)
+    progress = Progress("records")
+    if kafka_bootstrap is not None:
+        if out is not None or compare is not None:
+            raise click.UsageError(
+                "with --kafka the workers make the scores: get them with premonitor scores, prove them with premonitor verify"
+            )
+        told = settings.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+        n = asyncio.run(replay.replay_into_facts(opened, loaded, told, speed=factor, progress=progress))
+        progress.done()
+        result({"records": n, "prefix": told.prefix}, f"wrote {n:,} records to {topics.Names(told.prefix).facts}", as_json=as_json)
+        return
+    if not loaded:
+        raise click.UsageError("without --kafka a replay makes the scores itself: give --model (or set PREMONITOR_MODEL)")
+    if out is not None:
+        refuse_existing(out)
+    made = asyncio.run(replay.replay_in_process(opened, loaded, codebook(), speed=factor, partitions=partitions, progress=progress))
+    progress.done()
+    values = list(dict.fromkeys(made.values("scores")))
+    alerts = len(made.values("alerts"))
+    if out is not None:
+        tables.write(out, tables.SCORE_SCHEMA, tables.score_pieces(_in_pieces(values)), progress)
+    document, text = {"scores": len(values), "alerts": alerts}, f"{len(values):,} scores, {alerts:,} alert records"
+    if compare is None:
+        result(document, text, as_json=as_json)
+        return
+    found = verify.compare(tables.read_scores(compare), ((score.decode(v).score_id, v) for v in values))
+    result(
+        {**document, "missing": found.missing, "extra": found.extra, "different": found.different},
+        "\n".join([text, found.sentence(), *found.examples]),
+        as_json=as_json,
+    )
+    if not found.equal:
+        raise CheckFailed("the replay differs from the scores that were compared")
+
+
+COMMANDS: list[click.Command] = [topics_, worker, scores, archive_, replay_]

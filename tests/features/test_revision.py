@@ -6,11 +6,12 @@ import struct
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import fact, history
+from features import fact, history, revision
 from features.clock import DAY_US, MINUTE_US, SECOND_US
 from features.usecase import UseCase
 from tests.oracle import revision as oracle
@@ -284,3 +285,28 @@ def test_nobody_is_asked_about() -> None:
     """No patients, no records and no visits give no answers."""
     assert issued(history.read([]), simple()) == []
     assert issued(history.read([b"", log((lab("L", T_US), 0, T_US))]), simple()) == [[], []]
+
+
+def test_s8_rules_with_one_reason_are_one_answer() -> None:
+    """Where another rule fails for the same reason the answer is the same bytes: nothing is issued."""
+    same = RULES.replace("too_high", "no_result")
+    labs = [(lab("L", T_US - 1, value, version=n + 1), T_US) for n, value in enumerate([12.5, 7.0])]
+    found = told(simple(cohort=same), (encounter("E", T_US), T_US), *labs)
+    assert [brief(issue)[:3] for issue in found] == [(0, 0, "no_result")]
+
+
+@CHECKED
+@given(histories(), use_cases(), st.integers(0, 40))
+def test_s7_each_answer_names_the_place_at_which_its_encounter_was_due(patient: bytes, use_case: UseCase, since: int) -> None:
+    """Revisions, asked for from any place on, point to the record of revision 0: the model is chosen by it."""
+    h = history.read([patient])
+    zero = {issue.encounter: issue.place for issue in issued(h, use_case)[0] if issue.revision == 0}
+    found = revision.answers(h, use_case, since=np.array([since]), until=np.array([history.NEVER]))
+    for encounter_row, due in zip(found.encounter.tolist(), found.due.tolist(), strict=True):
+        assert h.place[due] == zero[h.name(encounter_row)]
+
+
+def test_the_last_place_of_a_partition() -> None:
+    """The greatest place that a history can hold is asked about like any other."""
+    patient = log((encounter("E", T_US), fact.PLACE_MAX - 1, T_US), (lab("L", T_US - 1), fact.PLACE_MAX, T_US))
+    assert [brief(issue)[0] - fact.PLACE_MAX for issue in issued(history.read([patient, patient]), simple())[1]] == [-1, 0]

@@ -23,7 +23,7 @@ from features.event import FEEDS
 from features.log import Log
 from models import artifact
 from streams import topics
-from streams.archive import archive, committed
+from streams.archive import archive
 from streams.issued import issued
 from streams.settings import Settings
 from streams.verify import Comparison, conservation, verify
@@ -104,7 +104,7 @@ class System:
         try:
             for stage, wanted in (("admit", [self.prefix + f for f in FEEDS] + [names.controls]), ("score", [names.facts])):
                 tps = [TopicPartition(t, p) for t in wanted for p in range(1 if t == names.controls else self.partitions)]
-                done = await committed(self.settings, stage)
+                done = await topics.committed(self.settings.kafka(), self.prefix, stage)
                 left += sum(end - done.get(tp, 0) for tp, end in (await consumer.end_offsets(tps)).items())
         finally:
             await consumer.stop()
