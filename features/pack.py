@@ -55,7 +55,7 @@ class Watched:
     patient: bytes
     concept: int
     event_us: int
-    known_us: int
+    stamp_us: int
 
 
 @dataclass(slots=True)
@@ -65,16 +65,24 @@ class Packed:
     patients: dict[bytes, Told] = field(default_factory=dict)
     booked: list[tuple[int, bytes]] = field(default_factory=list)
     """Newly booked visits."""
-    controls: list[tuple[int, int, bytes]] = field(default_factory=list)
-    """(place, greatest control stamp so far, value) of each control."""
+    controls: list[tuple[int, int]] = field(default_factory=list)
+    """(place, stamp) of each control."""
     watched: list[Watched] = field(default_factory=list)
 
 
 class Packer:
-    """Packs the records of one partition. Index times are those of the use cases it is made for."""
+    """Packs the records of one partition.
 
-    def __init__(self, use_cases: Iterable[UseCase], state: PartitionState | None = None) -> None:
+    Args:
+        use_cases: Their index times are waited for.
+        state: What was stored with the partition.
+        exact_from: The place at which it was stored. Records before it are told again: their history records are cut off by the store,
+            and each control wakes everybody whom any control up to there may have woken.
+    """
+
+    def __init__(self, use_cases: Iterable[UseCase], state: PartitionState | None = None, *, exact_from: int = 0) -> None:
         self.state = state or PartitionState()
+        self._exact_from = exact_from
         use_cases = list(use_cases)
         self._offsets = sorted({(u.definition.index.at, u.offset_us) for u in use_cases})
         self._watch = {codes.DEATH, *(c for u in use_cases for c in u.outcome_concepts)}
@@ -109,6 +117,7 @@ class Packer:
         for j, key in enumerate(keys):
             concept = concepts[j]
             if concept >= codes.CONTROL_FLOOR:
+                out.controls.append((int(places[j]), int(stamp[j])))
                 self._control(out, int(places[j]), int(control_us[j]), values[j])
                 continue
             if key is None:
@@ -118,7 +127,7 @@ class Packer:
                 told = patients[key] = Told()
             told.parts.append(raw[j * 64 : j * 64 + 64])
             if concept in watch and plain[j]:
-                out.watched.append(Watched(int(places[j]), key, concept, events[j], stamps[j]))
+                out.watched.append(Watched(int(places[j]), key, concept, events[j], int(stamp[j])))
             if 0 < concept <= LAST_VISIT:
                 told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
                 told.oldest_us = ALWAYS_US
@@ -145,23 +154,31 @@ class Packer:
 
     def _control(self, out: Packed, place: int, control_us: int, value: bytes) -> None:
         """A control: remember an activation, and give a tick to each patient whose booked visit it makes due."""
-        out.controls.append((place, control_us, value))
         head = bytearray(value[1:65])
         if int.from_bytes(head[58:60], "little") == codes.ACTIVATE:
             payload = fact.control_payload(value)
             if all(payload["id"] != known["id"] for known in self.state.activations):
                 self.state.activations.append({**payload, "place": place})
-        booked = self.state.booked
-        if not booked or booked[0][0] > control_us:
+        woken = due_patients(self.state.booked, control_us, keep=place < self._exact_from)
+        if not woken:
             return
         head[24:32] = control_us.to_bytes(8, "little", signed=True)
         head[48:52] = place.to_bytes(4, "little")
         head[58:60] = codes.TICK.to_bytes(2, "little")
-        woken: set[bytes] = set()
-        while booked and booked[0][0] <= control_us:
-            woken.add(heapq.heappop(booked)[1])
-        for key in sorted(woken):
+        for key in woken:
             told = out.patients.setdefault(key, Told())
             told.parts.append(bytes(head))
             told.oldest_us = ALWAYS_US
-        self._waiting = {patient for _, patient in booked}
+        self._waiting = {patient for _, patient in self.state.booked}
+
+
+def due_patients(booked: list[tuple[int, bytes]], control_us: int, *, keep: bool) -> list[bytes]:
+    """Patients of a heap of bookings whose time has come, in order; taken off the heap unless `keep`."""
+    if not booked or booked[0][0] > control_us:
+        return []
+    if keep:
+        return sorted({patient for due_us, patient in booked if due_us <= control_us})
+    due = set()
+    while booked and booked[0][0] <= control_us:
+        due.add(heapq.heappop(booked)[1])
+    return sorted(due)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from features import codes
 from features.clock import DAY_US, MINUTE_US, NEVER_US
-from features.pack import ALWAYS_US, Packed, PartitionState, Told, Watched
+from features.pack import ALWAYS_US, Packed, PartitionState, Told, Watched, due_patients
 from features.revision import STATUS_NAMES
 from features.usecase import UseCase
 from models.score import Issued
@@ -34,6 +34,8 @@ class _Partition:
 
     state: PartitionState
     next: int
+    exact_from: int
+    """Place at which the state was stored; see `features.pack.Packer`."""
     waiting: set[bytes] = field(default_factory=set)
     """Patients who had something flagged whose time at risk is not over: a superset of those with an open alert."""
     committed_us: int = -NEVER_US
@@ -52,7 +54,7 @@ class AlertDesk:
 
     def committed(self, partition: int, place: int) -> None:
         held = self._partitions.get(partition)
-        if held is not None and held.next <= place:
+        if held is not None and held.exact_from <= held.next <= place:
             held.committed_us = held.state.control_us
 
     async def __call__(self, batches: Sequence[tuple[Batch, Packed, Sequence[Issued]]]) -> list[list[Row] | Exception]:
@@ -82,7 +84,7 @@ class AlertDesk:
             loaded = await self.store.load(batch.partition)
             if loaded.place < batch.start:
                 return Gap(loaded.place)
-            held = _Partition(loaded.state, batch.start, {patient for _, patient in loaded.state.booked})
+            held = _Partition(loaded.state, batch.start, loaded.place, {patient for _, patient in loaded.state.booked})
             self._partitions[batch.partition] = held
         return held
 
@@ -93,7 +95,7 @@ class AlertDesk:
         events: list[tuple[int, int, Watched | Issued | int]] = []
         events += [(watched.place, 0, watched) for watched in packed.watched]
         events += [(one.place, 1, one) for one in issued if one.score.role == "champion"]
-        events += [(place, 2, control_us) for place, control_us, _ in packed.controls]
+        events += [(place, 2, stamp_us) for place, stamp_us in packed.controls]
         for place, _, event in sorted(events, key=lambda e: e[:2]):
             if isinstance(event, Issued):
                 self._score(held, told, new, event)
@@ -102,7 +104,16 @@ class AlertDesk:
             else:
                 self._tick(held, told, place, event)
         held.next = batch.next
-        return Write(batch.partition, batch.start, batch.next, told, encode_state(held.state), new, held.committed_us)
+        return Write(
+            partition=batch.partition,
+            since=batch.start,
+            until=batch.next,
+            patients=told,
+            state=encode_state(held.state),
+            booked=new,
+            forget_us=held.committed_us,
+            exact_from=held.exact_from,
+        )
 
     def _score(self, held: _Partition, told: dict[bytes, Told], new: list[tuple[int, bytes]], one: Issued) -> None:
         score, patient = one.score, one.score.patient_id.encode()
@@ -136,26 +147,23 @@ class AlertDesk:
         held.waiting.add(patient)
         new.append((when_us, patient))
 
-    def _tick(self, held: _Partition, told: dict[bytes, Told], place: int, control_us: int) -> None:
-        held.state.control_us = max(held.state.control_us, control_us)
-        booked = held.state.booked
-        if not booked or booked[0][0] > control_us:
-            return
-        woken = set()
-        while booked and booked[0][0] <= control_us:
-            woken.add(heapq.heappop(booked)[1])
-        for patient in sorted(woken):
+    def _tick(self, held: _Partition, told: dict[bytes, Told], place: int, stamp_us: int) -> None:
+        held.state.control_us = control_us = max(held.state.control_us, stamp_us)
+        woken = due_patients(held.state.booked, control_us, keep=place < held.exact_from)
+        for patient in woken:
             mine = told.setdefault(patient, Told())
             mine.parts.append(alert.mark(codes.TICK, place=place, event_us=control_us, known_us=control_us))
             mine.oldest_us = ALWAYS_US
-        held.waiting = {patient for _, patient in booked}
+        if woken:
+            held.waiting = {patient for _, patient in held.state.booked}
 
     def _watched(self, held: _Partition, told: dict[bytes, Told], watched: Watched) -> None:
         if watched.patient not in held.waiting:
             return
         kind = alert.DIED if watched.concept == codes.DEATH else alert.HAPPENED
+        known_us = max(watched.stamp_us, held.state.control_us)
         mine = told.setdefault(watched.patient, Told())
-        mine.parts.append(alert.mark(kind, place=watched.place, event_us=watched.event_us, known_us=watched.known_us))
+        mine.parts.append(alert.mark(kind, place=watched.place, event_us=watched.event_us, known_us=known_us))
         mine.oldest_us = ALWAYS_US
 
     def _rows(self, histories: dict[bytes, bytes], issued: Sequence[Issued], since: int, until: int) -> list[Row]:

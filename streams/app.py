@@ -113,7 +113,7 @@ class Worker:
             self.metrics.rebuilt(n)
 
         alert_store = store_redis.RedisStore(self.redis, prefix=settings.prefix, kind="a")
-        step = ScoreStep(store, models, rebuild=rebuild, alerts=AlertDesk(alert_store, use_cases))
+        step = ScoreStep(store, models, rebuild=rebuild, alerts=AlertDesk(alert_store, use_cases), at=self.crash_at)
         agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at)
 
         async def look(intake: Intake) -> None:

@@ -1,14 +1,14 @@
 -- Append one batch of a partition, if it follows what is stored, and return the histories that may change an answer.
 -- KEYS  place, state, lengths, newest, booked, then one history a patient
--- ARGV  since, until, state, forget, number of bookings, (time, patient) of each, then (name, records, oldest, newest) of each patient
--- GAP place: something before `since` is not stored.   AHEAD place: a part is stored, the caller cuts it off and calls again.
+-- ARGV  since, until, state, forget, number of bookings, least, (time, patient) of each, then (name, records, oldest, newest) of each patient
+-- GAP place: less is stored than the caller can append to (`least`).   AHEAD place: a part is stored, the caller cuts it off and calls again.
 local stored = tonumber(redis.call('GET', KEYS[1]) or '0')
 local since, till = tonumber(ARGV[1]), tonumber(ARGV[2])
-if stored < since then return {'GAP', stored} end
+if stored < tonumber(ARGV[6]) then return {'GAP', stored} end
 if stored > since and stored < till then return {'AHEAD', stored} end
 local fresh = stored == since
 local patients = #KEYS - 5
-local first = 5 + 2 * tonumber(ARGV[5])
+local first = 6 + 2 * tonumber(ARGV[5])
 local ALWAYS = -4611686018427387904
 
 local lengths, newest = {}, {}
@@ -52,7 +52,7 @@ if fresh then
   flush(KEYS[4], set_newest)
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[4])
   for i = 1, tonumber(ARGV[5]) do
-    redis.call('ZADD', KEYS[5], ARGV[4 + 2 * i], ARGV[4 + 2 * i] .. ':' .. ARGV[5 + 2 * i])
+    redis.call('ZADD', KEYS[5], ARGV[5 + 2 * i], ARGV[5 + 2 * i] .. ':' .. ARGV[6 + 2 * i])
   end
   redis.call('SET', KEYS[2], ARGV[3])
   redis.call('SET', KEYS[1], ARGV[2])                -- last: a script that fails half-way writes again rather than skips

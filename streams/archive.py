@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from features import codes, fact
 from features.codes import Codebook
 from features.log import LogWriter
-from streams.admit import DeadLetter
+from streams import dead_letters
 from streams.reader import read_topic
 from streams.settings import Settings
 from streams.topics import Names, committed, partition_counts
@@ -111,13 +109,11 @@ def _write(writer: LogWriter, entries: Iterator[Entry]) -> None:
 async def feed_counts(settings: Settings) -> dict[str, dict[str, Any]]:
     """What admission has read of each feed, and what it rejected by reason."""
     names = Names(settings.prefix)
-    rejected: dict[str, dict[str, str]] = {}
-    async for records in read_topic(settings, names.dead_letters):
-        for record in records:
-            letter = msgspec.json.decode(record.value, type=DeadLetter)
-            rejected.setdefault(letter.feed, {})[letter.id] = letter.reason  # the same position again after a restart: counted once
+    rejected: dict[str, Counter[str]] = {}
+    for found in (await dead_letters.read(settings)).found.values():
+        rejected.setdefault(found.letter.feed, Counter())[found.letter.reason] += 1
     read: Counter[str] = Counter()
     for tp, place in (await committed(settings.kafka(), settings.prefix, "admit")).items():
         if tp.topic in names.feeds:
             read[names.feeds[tp.topic]] += place
-    return {feed: {"rows": read[feed], "rejected": dict(Counter(rejected.get(feed, {}).values()))} for feed in sorted(read) if read[feed]}
+    return {feed: {"rows": read[feed], "rejected": dict(rejected.get(feed, {}))} for feed in sorted(read) if read[feed]}

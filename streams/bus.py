@@ -91,10 +91,10 @@ class Bus:
             acks.append(await producer.send_batch(batch, topic, partition=partition))
         return acks
 
-    async def send_one(self, topic: str, value: bytes, *, partition: int | None = None, key: bytes | None = None) -> None:
-        """Put one record and wait until it is acknowledged."""
+    async def send_one(self, topic: str, value: bytes, *, partition: int | None = None, key: bytes | None = None) -> int:
+        """Put one record and wait until it is acknowledged; returns its offset."""
         try:
-            await self._connected().send_and_wait(topic, value=value, key=key, partition=partition)
+            return int((await self._connected().send_and_wait(topic, value=value, key=key, partition=partition)).offset)
         except MessageSizeTooLargeError:
             raise InputError(f"a record of {len(value)} bytes is larger than {topic} takes") from None
         except KafkaError as error:

@@ -110,7 +110,7 @@ class Driver:
         use_cases = [m.use_case for m in models]
         self.store = store if store is not None else MemoryStore()
         alert_desk = AlertDesk(alert_store if alert_store is not None else MemoryStore(), use_cases)
-        self.step = ScoreStep(self.store, models, rebuild=self._rebuild, alerts=alert_desk)
+        self.step = ScoreStep(self.store, models, rebuild=self._rebuild, alerts=alert_desk, at=at)
         self.sources: list[Source] = [(f, p) for f in FEEDS for p in range(partitions)] + [(CONTROLS, 0)]
         self.read_to = {s: topics.committed.get(("admit", s), 0) for s in self.sources}
         self.align: Align[Source] = Align(
@@ -168,7 +168,7 @@ class Driver:
         self.at("score.polled")
         (outputs,) = await self.step([Batch(partition, start, start + len(records), records)])
         if isinstance(outputs, Gap):
-            self.seek(partition, outputs.place)
+            self.seek(partition, min(outputs.place, start))
             return 0
         if isinstance(outputs, Exception):
             raise outputs
@@ -198,8 +198,8 @@ class Driver:
         while self.admit(batch):
             pass
         for partition in range(self.partitions):
-            while await self.score(partition, batch):
-                pass
+            while self.position.get(partition) != self.topics.end(("facts", partition)):  # a gap goes back and tries again
+                await self.score(partition, batch)
 
     def issued(self) -> list[tuple[str, bytes]]:
         """(score id, bytes) of all score records, repeats included."""

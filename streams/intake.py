@@ -293,7 +293,7 @@ class Intake(faust.Service):
             if batch.blamed:
                 self.counts["gap"] += 1
                 self.log.warning("%s[%d]: the store is at %d, expected %d: reading again", *batch.tp, gap.place, batch.start)
-                self.seek(batch.tp, gap.place)
+                self.seek(batch.tp, min(gap.place, batch.start))
             return
         except PremonitorError as error:  # not a matter of trying again
             await self.crash(error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -73,3 +75,42 @@ async def _pieces(client: AIOKafkaConsumer, tps: list[TopicPartition], until: in
             if await client.position(tp) >= end[tp]:
                 left.discard(tp)
                 client.pause(tp)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """From where to where a partition holds records. `last_ms`: the time of its last record, where it was asked for."""
+
+    begin: int
+    end: int
+    last_ms: int | None = None
+
+
+async def reach(settings: Settings, topics: Collection[str], *, dated: Collection[str] = ()) -> dict[str, dict[int, Reach]]:
+    """Topic → partition → its reach; a topic that does not exist is missing. Of the topics in `dated` the last records are read."""
+    counts = await partition_counts(settings.kafka(), list(topics))
+    tps = [TopicPartition(topic, p) for topic, n in counts.items() for p in range(n)]
+    if not tps:
+        return {}
+    async with consumer(settings) as client:
+        begin, end = await client.beginning_offsets(tps), await client.end_offsets(tps)
+        last = await _last_times(client, {tp: (begin[tp], end[tp]) for tp in tps if tp.topic in dated and end[tp] > begin[tp]})
+    return {topic: {tp.partition: Reach(begin[tp], end[tp], last.get(tp)) for tp in tps if tp.topic == topic} for topic in counts}
+
+
+async def _last_times(client: AIOKafkaConsumer, ranges: dict[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, int]:
+    """Time of the last record of each partition, as far as it came within some seconds: a marker of a transaction may stand last."""
+    last: dict[TopicPartition, int] = {}
+    if not ranges:
+        return last
+    client.assign(list(ranges))
+    for tp, (begin, end) in ranges.items():
+        client.seek(tp, max(begin, end - 2))
+    left = set(ranges)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while left:
+                for tp, records in (await client.getmany(timeout_ms=200)).items():
+                    last[tp] = records[-1].timestamp
+                left = {tp for tp in left if await client.position(tp) < ranges[tp][1]}
+    return last

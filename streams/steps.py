@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from features.pack import Packed, Packer
 from models import score
 from models.artifact import Model
 from models.score import Desk, Issued
-from streams.admit import FeedRecord, Row
+from streams.admit import Row
 from streams.alert_desk import AlertDesk
 from streams.store import Damaged, Gap, Loaded, Store, Write, encode_state
 
@@ -24,7 +24,7 @@ class FactBatch(Protocol):
     partition: int
     start: int
     next: int
-    records: Sequence[FeedRecord]
+    records: Sequence[Any]
 
 
 @dataclass
@@ -42,7 +42,9 @@ class _Partition:
 
     packer: Packer
     next: int
-    committed_us: int
+    exact_from: int
+    """Place at which the state was stored: of records before it, told again, the state knows too much."""
+    committed_us: int = -(2**62)
     """Greatest control stamp in batches that are committed: bookings up to it were served."""
 
 
@@ -57,10 +59,13 @@ class ScoreStep:
         models: All models that the log may activate.
         rebuild: Mends damaged histories of a partition from the log.
         alerts: The alert fold, behind the scores.
+        at: Called at the step between the two stores, for tests of crashes.
     """
 
-    def __init__(self, store: Store, models: Sequence[Model], *, rebuild: Rebuild, alerts: AlertDesk) -> None:
-        self.store, self.desk, self._rebuild, self.alerts = store, Desk(models), rebuild, alerts
+    def __init__(
+        self, store: Store, models: Sequence[Model], *, rebuild: Rebuild, alerts: AlertDesk, at: Callable[[str], None] = lambda step: None
+    ) -> None:
+        self.store, self.desk, self._rebuild, self.alerts, self._at = store, Desk(models), rebuild, alerts, at
         self._partitions: dict[int, _Partition] = {}
 
     async def place(self, partition: int) -> int:
@@ -75,7 +80,7 @@ class ScoreStep:
     def committed(self, partition: int, place: int) -> None:
         """Everything before `place` is committed: what it served need not be remembered."""
         held = self._partitions.get(partition)
-        if held is not None and held.next <= place:
+        if held is not None and held.exact_from <= held.next <= place:
             held.committed_us = held.packer.state.control_us
         self.alerts.committed(partition, place)
 
@@ -90,7 +95,14 @@ class ScoreStep:
                 continue
             packed = self._pack(held, batch)
             write = Write(
-                batch.partition, batch.start, batch.next, packed.patients, encode_state(held.packer.state), packed.booked, held.committed_us
+                partition=batch.partition,
+                since=batch.start,
+                until=batch.next,
+                patients=packed.patients,
+                state=encode_state(held.packer.state),
+                booked=packed.booked,
+                forget_us=held.committed_us,
+                exact_from=held.exact_from,
             )
             ready.append((n, batch, packed, write))
         answers = await self.store.apply([write for *_, write in ready])
@@ -105,6 +117,7 @@ class ScoreStep:
                 good.append((n, batch, packed, answer))
         if good:
             issued = self._issue(good)
+            self._at("score.half_stored")
             finished = await self.alerts([(batch, packed, mine) for (_, batch, packed, _), mine in zip(good, issued, strict=True)])
             for (n, batch, _, answer), mine, alerts in zip(good, issued, finished, strict=True):
                 if isinstance(alerts, Exception):
@@ -122,7 +135,7 @@ class ScoreStep:
             loaded: Loaded = await self.store.load(batch.partition)
             if loaded.place < batch.start:
                 return Gap(loaded.place)
-            held = _Partition(Packer(self.desk.use_cases, loaded.state), batch.start, -(2**62))
+            held = _Partition(Packer(self.desk.use_cases, loaded.state, exact_from=loaded.place), batch.start, loaded.place)
             self._partitions[batch.partition] = held
         return held
 

@@ -4,6 +4,8 @@
                   =  since   →  append all, move the place to `until`
                   >  since   →  a part (or all) was stored by an earlier try: append only the rest
 
+A caller whose state is that of a later place (`exact_from`) can only cut off what is stored, not append: less stored is a Gap too.
+
 `MemoryStore` is the twin in Python of `store_redis` with its `apply.lua`; tests compare them.
 """
 
@@ -48,11 +50,18 @@ class Write:
     booked: Sequence[tuple[int, bytes]] = ()
     forget_us: int = -NEVER_US
     """Bookings up to here were served in batches that are committed."""
+    exact_from: int = 0
+    """Records before it were packed with the state of this later place: they must be stored already."""
+
+    @property
+    def least(self) -> int:
+        """The place that the store must have reached."""
+        return min(max(self.since, self.exact_from), self.until)
 
     def rest(self, place: int) -> Write:
         """The same batch without the records that are stored already."""
         told = {key: Told([_since(b"".join(t.parts), place)], t.oldest_us, t.newest_index_us) for key, t in self.patients.items()}
-        return Write(self.partition, place, self.until, told, self.state, self.booked, self.forget_us)
+        return Write(self.partition, place, self.until, told, self.state, self.booked, self.forget_us, self.exact_from)
 
 
 def _since(records: bytes, place: int) -> bytes:
@@ -128,7 +137,7 @@ class MemoryStore:
 
     def _apply(self, w: Write) -> dict[bytes, bytes] | Exception:
         p = self._of(w.partition)
-        if p.place < w.since:
+        if p.place < w.least:
             return Gap(p.place)
         if w.since < p.place < w.until:
             w = w.rest(p.place)

@@ -89,6 +89,22 @@ async def check(client: aioredis.Redis, settings: Settings, *, partitions: int, 
         )
 
 
+async def about(client: aioredis.Redis, settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the server says of itself, and what the state under the prefix was written with: empty where there is none."""
+    async with service_errors(settings):
+        server: dict[str, Any] = await client.info()
+        stored = await client.hgetall(f"{settings.prefix}about")
+    return server, {_text(k): _text(v) for k, v in stored.items()}
+
+
+_FORGET = """
+for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do redis.call('UNLINK', ARGV[1] .. name) end
+for i = 2, #ARGV do redis.call('UNLINK', ARGV[i]) end
+return redis.call('UNLINK', unpack(KEYS))
+"""
+"""In one piece: a worker that finds the gap at once must not append to what is about to be dropped. ARGV: histories that a scan found."""
+
+
 class RedisStore:
     """`streams.store.Store` over one client. `kind` keeps histories of facts (`f`) and of scores (`a`) apart."""
 
@@ -123,7 +139,7 @@ class RedisStore:
         names = list(w.patients)
         prefix = self._key(w.partition, b"h:")
         keys = [self._key(w.partition, n) for n in (b"place", b"state", b"lengths", b"newest", b"booked")]
-        arguments: list[Any] = [w.since, w.until, w.state, w.forget_us, len(w.booked)]
+        arguments: list[Any] = [w.since, w.until, w.state, w.forget_us, len(w.booked), w.least]
         for due_us, patient in w.booked:
             arguments += (due_us, patient)
         for name, told in w.patients.items():
@@ -172,10 +188,27 @@ class RedisStore:
     async def forget(self, partition: int) -> None:
         prefix = self._key(partition, b"")
         doomed = [key async for key in self._client.scan_iter(match=_literal(prefix) + b"*", count=1_000)]
-        place = self._key(partition, b"place")
-        for begin in range(0, len(doomed), 1_000):
-            await self._client.delete(place, *doomed[begin : begin + 1_000])
+        keys = [self._key(partition, n) for n in (b"place", b"state", b"lengths", b"newest", b"booked")]
+        client: Any = self._client
+        await client.execute_command("EVAL", _FORGET, len(keys), *keys, self._key(partition, b"h:"), *doomed)
         self._cursor.pop(partition, None)
+
+    async def patients(self, partition: int) -> list[bytes]:
+        """Everybody who has a history in a partition."""
+        names: Any = await self._client.hkeys(self._key(partition, b"lengths").decode())
+        return list(names)
+
+    async def stored(self, partition: int, patients: Sequence[bytes]) -> list[tuple[bytes, int, int | None]]:
+        """(history, length that was written, latest index time) of some patients, all at one moment."""
+        lengths, newest = self._key(partition, b"lengths"), self._key(partition, b"newest")
+        pipe: Any = self._client.pipeline(transaction=True)
+        for patient in patients:
+            pipe.get(self._key(partition, b"h:") + patient)
+            pipe.execute_command("HGET", lengths, patient)
+            pipe.execute_command("HGET", newest, patient)
+        answers: list[Any] = await pipe.execute()
+        three = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        return [(history or b"", int(length or 0), None if index is None else int(index)) for history, length, index in three]
 
 
 def _text(value: Any) -> str:

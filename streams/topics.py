@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError
 
 from features.errors import InputError, ServiceError
@@ -145,6 +146,20 @@ async def partition_counts(client_settings: dict[str, object], names: Sequence[s
         raise ServiceError(f"Kafka answers {type(error).__name__}: {error}") from None
     finally:
         await client.close()
+
+
+async def configs(client_settings: dict[str, object], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The settings of topics as the broker has them; a topic that may not be looked at is missing from the answer."""
+    admin = AIOKafkaAdminClient(**client_settings)
+    try:
+        await admin.start()
+        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+        found = [resource for answer in answers for resource in answer.resources if not resource[0]]
+        return {name: {entry[0]: entry[1] for entry in entries} for _, _, _, name, entries in found}
+    except KafkaError as error:
+        raise unreachable(client_settings, error) from None
+    finally:
+        await admin.close()
 
 
 async def committed(client_settings: dict[str, object], prefix: str, stage: str) -> dict[Any, int]:

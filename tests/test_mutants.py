@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
-from multiprocessing.pool import Pool
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,18 +170,24 @@ MUTANTS = [
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[Pool]:
-    """A fresh process for each task, forked from one that has imported the libraries but nothing of ours."""
+def processes() -> Iterator[ForkServerContext]:
+    """Fresh processes, forked from one that has imported the libraries but nothing of ours."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hypothesis", "msgspec", "numpy", "pydantic", "pytest"])
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        yield pool
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)  # theirs is the path of this process: they import this file by its name
+        yield context
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.rule for mutant in MUTANTS])
-def test_the_mutant_is_caught(processes: Pool, mutant: Mutant) -> None:
+def test_the_mutant_is_caught(processes: ForkServerContext, mutant: Mutant) -> None:
     """Each of the tests that the mutant names fails on it by an assertion."""
-    failed, output = processes.apply(run, (mutant,))
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=report, args=(mutant, sender))
+    process.start()
+    sender.close()
+    failed, output = receiver.recv()  # an EOFError: the process ended before it could tell, see what it wrote
+    process.join()
     missed = set(mutant.caught_by) - failed
     assert not missed, f"{mutant.rule}: not caught by {sorted(missed)}\n{output}"
 
@@ -226,3 +233,8 @@ def run(mutant: Mutant) -> tuple[set[str], str]:
     with contextlib.redirect_stdout(io.StringIO()) as output:
         pytest.main([f"--rootdir={ROOT}", "-p", "no:cacheprovider", "--assert=plain", "--tb=native", *paths], plugins=[failed])
     return failed.names, output.getvalue()
+
+
+def report(mutant: Mutant, sender: Connection) -> None:
+    """Run in a process of its own."""
+    sender.send(run(mutant))

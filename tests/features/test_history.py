@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from random import Random
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_s4_idempotent_under_repeats(entries: Entries, data: st.DataObject) -> N
 
 @CHECKED
 @given(logs(conflicts=False), st.randoms(use_true_random=False))
-def test_s4_order_of_told_does_not_matter(entries: Entries, random: st.random.Random) -> None:
+def test_s4_order_of_told_does_not_matter(entries: Entries, random: Random) -> None:
     """Without conflicts the facts that are there after k are the same for every order in which they were told."""
     told = [telling for telling, _, _ in entries]
     assert left_of(told) == left_of(random.sample(told, len(told)))

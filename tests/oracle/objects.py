@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import isnan
 
 from features.catalog import declare
@@ -43,12 +44,12 @@ class Objects:
             return "excluded", "died_in_hospital", []
         if k >= self.use_case.definition.history_facts_max:
             return "excluded", "history_too_long", []
-        asked = {"index_us": self.index_us(version), "episode": version.episode, "book": self.use_case.book}
+        value = partial(windows.value, index_us=self.index_us(version), episode=version.episode, book=self.use_case.book)
         now, at_the_end = fold.present(self.records[: k + 1]), fold.present(self.records)
         for rule, feature in zip(self.rules, self.judged, strict=True):
-            found = windows.value(feature, now, **asked)
+            found = value(feature, now)
             too_low = rule.at_least is not None and found < rule.at_least
             too_high = rule.at_most is not None and found > rule.at_most
             if too_low or too_high or (isnan(found) and rule.missing == "exclude"):
                 return "excluded", rule.reason, []
-        return "scored", "", [windows.value(f, at_the_end if f.leak else now, **asked) for f in self.use_case.features]
+        return "scored", "", [value(f, at_the_end if f.leak else now) for f in self.use_case.features]

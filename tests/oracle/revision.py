@@ -8,7 +8,7 @@ from typing import NamedTuple
 from features.usecase import UseCase
 from tests.oracle import fold
 from tests.oracle.objects import Objects
-from tests.oracle.record import parse
+from tests.oracle.record import Record, parse
 
 FIVE_MINUTES_US = 300_000_000
 DAY_US = 86_400_000_000
@@ -39,14 +39,16 @@ def walk(history: bytes, use_case: UseCase) -> list[Issued]:
 
 def _walk_one(identity: tuple[int, int], objects: Objects, revise_for_us: int) -> list[Issued]:
     issued: list[Issued] = []
-    last_index, known_at_due, before = None, None, None
+    last_index: Record | None = None
+    known_at_due: int | None = None
+    before: tuple[str, str, int, bytes] | None = None
     for k, trigger in enumerate(objects.records):
         version, known_us = fold.ruling(objects.records[: k + 1]).get(identity), fold.known_us(objects.records[: k + 1])
         if version is not None and objects.is_index(version):
             last_index = version
             if known_at_due is None and objects.index_us(version) <= known_us + FIVE_MINUTES_US:
                 known_at_due = known_us
-        if known_at_due is None:
+        if known_at_due is None or version is None or last_index is None:
             continue
         status, reason, row = objects.answer(k, version, last_index)
         answer = (status, reason, objects.index_us(last_index), struct.pack(f"<{len(row)}d", *row))
