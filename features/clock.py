@@ -6,6 +6,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
 DAY_US = 86_400 * SECOND_US
@@ -88,3 +91,19 @@ def rfc3339(time_us: int) -> str:
         '1970-01-01T00:00:00Z'
     """
     return from_us(time_us).isoformat().replace("+00:00", "Z")
+
+
+def rfc3339_many(times_us: npt.NDArray[np.int64]) -> list[str]:
+    """`rfc3339` of many times at once.
+
+    Example:
+        >>> rfc3339_many(np.array([0, 1_500_000]))
+        ['1970-01-01T00:00:00Z', '1970-01-01T00:00:01.500000Z']
+    """
+    moments = times_us.astype("datetime64[us]")
+    whole = times_us % SECOND_US == 0
+    texts = np.datetime_as_string(moments, unit="s").tolist()
+    if not whole.all():
+        for i, text in zip(np.flatnonzero(~whole).tolist(), np.datetime_as_string(moments[~whole], unit="us").tolist(), strict=True):
+            texts[i] = text
+    return [text + "Z" for text in texts]

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from features.clock import rfc3339
+from features.clock import rfc3339_many
 from features.errors import InputError
 from features.history import Histories, Int
 from features.revision import SCORED, STATUS_NAMES, Answers, answers, reasons
@@ -119,12 +119,13 @@ class Scorer:
         shares_rounded, unknown_list = np.round(shares, 6).tolist(), unknown.tolist()
         reason_names = reasons(self.model.use_case)
         ids = np.stack([h.id_hi[found.encounter], h.id_lo[found.encounter], h.id_hi[found.trigger], h.id_lo[found.trigger]], axis=1)
-        known, version = h.known_us[found.trigger].tolist(), h.version[found.trigger].tolist()
+        known, index = rfc3339_many(h.known_us[found.trigger]), rfc3339_many(found.index_us)
+        version = h.version[found.trigger].tolist()
         name, model_version = self.model.use_case.name, self.model.version
         salt = f"{name}|{model_version}".encode()
         out = []
-        for i, (seg, encounter, revision, status, reason, index_us) in enumerate(
-            zip(*(getattr(found, f).tolist() for f in ("seg", "encounter", "revision", "status", "reason", "index_us")), strict=True)
+        for i, (seg, encounter, revision, status, reason) in enumerate(
+            zip(*(getattr(found, f).tolist() for f in ("seg", "encounter", "revision", "status", "reason")), strict=True)
         ):
             four = ids[i].tobytes()
             scored = status == SCORED
@@ -138,8 +139,8 @@ class Scorer:
                     use_case=name,
                     model_version=model_version,
                     role=role,
-                    index_time=rfc3339(index_us),
-                    known_time=rfc3339(known[i]),
+                    index_time=index[i],
+                    known_time=known[i],
                     revision=revision,
                     trigger=four[16:].hex(),
                     status=STATUS_NAMES[status],

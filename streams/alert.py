@@ -17,11 +17,13 @@ from itertools import groupby
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from features import codes, fact
 from features.clock import DAY_US, MINUTE_US, rfc3339
 from features.revision import SCORED
 from features.usecase import UseCase
+from models.score import Score
 
 SCORE, DIED, HAPPENED = 65_002, 65_003, 65_004
 """Concepts of the records of a score history, beside ticks and names."""
@@ -61,39 +63,28 @@ class Item:
     place: int
     kind: int
     encounter: bytes
-    name: str
+    row: int
+    """Where its name stands in the stored history."""
     index_us: int
     known_us: int
     risk: float
-    revision: int
     flagged: bool
 
 
-@dataclass
-class _Encounter:
-    name: str
-    index_us: int
-    risk: float
-    flagged: bool
-    fresh: bool
-
-
-@dataclass
+@dataclass(slots=True)
 class _State:
     """The alert of one patient and use case."""
 
-    encounters: dict[bytes, _Encounter] = field(default_factory=dict)
-    spent: set[bytes] = field(default_factory=set)
-    """Encounters of a closed alert: they do not open another."""
+    fresh: dict[bytes, bool] = field(default_factory=dict)
+    """Whether the first record of each encounter was issued soon enough to alert; never of one that a closed alert had."""
+    support: dict[bytes, Item] = field(default_factory=dict)
+    """The encounters that support the alert, each with its latest record."""
     alert_id: str = ""
     sequence: int = 0
     status: str = "none"
     withdrawing_since_us: int = 0
     told_risk: float = 0.0
     """The risk of the last notification."""
-
-    def support(self) -> dict[bytes, _Encounter]:
-        return {e: x for e, x in self.encounters.items() if x.flagged and x.fresh and e not in self.spent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +98,8 @@ class Transition:
     transition: str
     notify: bool
     risk: float | None
-    support: list[str]
+    support: list[Item]
+    """The supporting encounters, by index time."""
     reason: str = ""
 
 
@@ -129,12 +121,14 @@ def _take_in(state: _State, told: Sequence[Item], use_case: UseCase) -> bool:
     for item in told:
         if item.kind != SCORE:
             continue
-        before = state.encounters.get(item.encounter)
-        supported = item.encounter in state.support()
-        fresh_us = use_case.definition.fresh_for_hours * HOUR_US
-        fresh = before.fresh if before else item.known_us - item.index_us <= fresh_us
-        state.encounters[item.encounter] = _Encounter(item.name, item.index_us, item.risk, item.flagged, fresh)
-        touched |= supported or item.encounter in state.support()
+        fresh = state.fresh.get(item.encounter)
+        if fresh is None:
+            fresh = state.fresh[item.encounter] = item.known_us - item.index_us <= use_case.definition.fresh_for_hours * HOUR_US
+        if fresh and item.flagged:
+            state.support[item.encounter] = item
+            touched = True
+        elif state.support.pop(item.encounter, None) is not None:
+            touched = True
     return touched
 
 
@@ -143,7 +137,7 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
     if state.status == "none":
         return
     at_risk_us = use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us
-    latest_us = max((x.index_us for x in state.support().values()), default=None)
+    latest_us = max((x.index_us for x in state.support.values()), default=None)
     reason = ""
     for item in told:
         if item.kind == DIED:
@@ -154,13 +148,14 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
             reason = "expired"
     if reason:
         yield _step(state, place, known_us, "closed", notify=False, reason=reason)
-        state.spent |= set(state.encounters)
+        state.fresh = dict.fromkeys(state.fresh, False)
+        state.support = {}
         state.status = "none"
 
 
 def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us: int, *, ticked: bool) -> Iterator[Transition]:
     """Opening, updating and withdrawing, at most one of them at a place."""
-    support = state.support()
+    support = state.support
     risk = max((x.risk for x in support.values()), default=0.0)
     settle_us = use_case.definition.settle_minutes * MINUTE_US
     if state.status == "none":
@@ -184,15 +179,15 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
         yield _step(state, place, known_us, transition, notify=rises)
 
 
-def _alert_id(use_case: UseCase, support: dict[bytes, _Encounter], known_us: int) -> str:
+def _alert_id(use_case: UseCase, support: dict[bytes, Item], known_us: int) -> str:
     first = b"|".join(sorted(support))
     return blake2b(b"%b|%b|%d" % (use_case.name.encode(), first, known_us), digest_size=16).hexdigest()
 
 
 def _step(state: _State, place: int, known_us: int, transition: str, *, notify: bool, reason: str = "") -> Transition:
-    support = sorted(state.support().values(), key=lambda x: (x.index_us, x.name))
+    support = sorted(state.support.values(), key=lambda x: (x.index_us, x.encounter))
     risk = max((x.risk for x in support), default=None)
-    made = Transition(place, known_us, state.alert_id, state.sequence, transition, notify, risk, [x.name for x in support], reason)
+    made = Transition(place, known_us, state.alert_id, state.sequence, transition, notify, risk, support, reason)
     state.sequence += 1
     return made
 
@@ -223,34 +218,22 @@ def mark(kind: int, *, place: int, event_us: int, known_us: int) -> bytes:
     return fact.pack(identity=bytes(16), event_us=event_us, stamp_us=known_us, place=place, concept=kind)
 
 
-def items(stored: bytes, use_case: str) -> list[Item]:
+def items(records: npt.NDArray[np.void], use_case: str) -> list[Item]:
     """The score history of one use case, with the marks that concern all."""
-    records = np.frombuffer(stored, fact.HEAD)
-    wanted = fact.hash64(use_case)
-    out = []
-    for row, record in enumerate(records):
-        kind = int(record["concept"])
-        if kind == codes.NAME or (kind == SCORE and int(record["episode"]) != wanted):
-            continue
-        scored = kind == SCORE and int(record["status"]) == SCORED
-        out.append(
-            Item(
-                place=int(record["place"]),
-                kind=kind,
-                encounter=record.tobytes()[:16],
-                name=fact.name_at(records, row + 1) if kind == SCORE else "",
-                index_us=int(record["event_us"]),
-                known_us=int(record["stamp_us"]),
-                risk=float(record["value"]),
-                revision=int(record["ordinal"]),
-                flagged=scored and bool(record["flags"] & FLAGGED),
-            )
-        )
-    return out
+    kind = records["concept"]
+    row = np.flatnonzero((kind != codes.NAME) & ((kind != SCORE) | (records["episode"] == fact.hash64(use_case))))
+    some = records[row]
+    flagged = (some["concept"] == SCORE) & (some["status"] == SCORED) & (some["flags"] & FLAGGED > 0)
+    ids = np.stack([some["id_hi"], some["id_lo"]], axis=1).tobytes()
+    columns = (some[name].tolist() for name in ("place", "concept", "event_us", "stamp_us", "value"))
+    return [
+        Item(place, concept, ids[16 * n : 16 * n + 16], at, index_us, known_us, risk, flag)
+        for n, (place, concept, index_us, known_us, risk, at, flag) in enumerate(zip(*columns, row.tolist(), flagged.tolist(), strict=True))
+    ]
 
 
-def written(transition: Transition, *, patient_id: str, use_case: str, score_id: str, contributions: list[tuple[str, float]]) -> Alert:
-    """The record of a transition."""
+def written(transition: Transition, records: npt.NDArray[np.void], *, patient_id: str, use_case: str, cause: Score | None) -> Alert:
+    """The record of a transition, with the names that stand in the score history."""
     return Alert(
         alert_id=transition.alert_id,
         sequence=transition.sequence,
@@ -260,8 +243,8 @@ def written(transition: Transition, *, patient_id: str, use_case: str, score_id:
         notify=transition.notify,
         known_time=rfc3339(transition.known_us),
         risk=transition.risk,
-        support=transition.support,
+        support=[fact.name_at(records, item.row + 1) for item in transition.support],
         reason=transition.reason,
-        score_id=score_id,
-        contributions=contributions,
+        score_id=cause.score_id if cause else "",
+        contributions=cause.contributions if cause else [],
     )

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from features import codes
+import numpy as np
+
+from features import codes, fact
 from features.clock import DAY_US, MINUTE_US, NEVER_US
 from features.pack import ALWAYS_US, Packed, PartitionState, Told, Watched, due_patients
 from features.revision import STATUS_NAMES
@@ -176,17 +178,13 @@ class AlertDesk:
             if one.score.role == "champion" and (known is None or (one.score.risk or 0.0) > (known.score.risk or 0.0)):
                 causes[key] = one
         for patient, stored in histories.items():
+            records = np.frombuffer(stored, fact.HEAD)
             for name, use_case in self._use_cases.items():
-                for step in alert.fold(alert.items(stored, name), use_case):
+                for step in alert.fold(alert.items(records, name), use_case):
                     if since <= step.place < until:
                         cause = causes.get((patient, name, step.place))
-                        record = alert.written(
-                            step,
-                            patient_id=patient.decode(),
-                            use_case=name,
-                            score_id=cause.score.score_id if cause else "",
-                            contributions=cause.score.contributions if cause else [],
-                        )
+                        score = cause.score if cause else None
+                        record = alert.written(step, records, patient_id=patient.decode(), use_case=name, cause=score)
                         made.append((step.place, (patient, alert.encode(record))))
         made.sort(key=lambda row: row[0])
         return [row for _, row in made]

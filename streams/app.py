@@ -35,7 +35,6 @@ from streams.preflight import Ground
 from streams.rebuild import rebuild_patients
 from streams.settings import Settings
 from streams.steps import ScoreStep
-from streams.store import Store
 from streams.topics import Names
 
 EXIT_STUCK = 70
@@ -82,7 +81,7 @@ class Worker:
         self.intakes: list[Intake] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._health: Health | None = None
-        self._passes = 0
+        self._passes = self._audited = 0
         self._folder = tempfile.TemporaryDirectory(prefix="premonitor-")
         self.app = faust.App(
             "premonitor",
@@ -117,7 +116,7 @@ class Worker:
         agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at)
 
         async def look(intake: Intake) -> None:
-            await self._audit(intake, store, rebuild)
+            await self._audit(intake, step, rebuild)
 
         self._plans.append(lambda service: Intake("score", [names.facts], channel, settings, places=step, on_idle=look, **service))
 
@@ -202,14 +201,21 @@ class Worker:
         except PremonitorError as error:
             await clients.crash(error)
 
-    async def _audit(self, intake: Intake, store: Store, rebuild: Callable[[int, list[bytes]], Any]) -> None:
-        """Idle check: histories that are gone or cut short are made anew."""
-        for tp in list(intake.finished):
-            damaged = await store.audit(tp.partition)
-            if damaged:
-                intake.counts["histories_damaged"] += len(damaged)
-                intake.log.warning("partition %d: %d histories are gone or cut short: rebuilding them", tp.partition, len(damaged))
-                await rebuild(tp.partition, damaged)
+    async def _audit(self, intake: Intake, step: ScoreStep, rebuild: Callable[[int, list[bytes]], Any]) -> None:
+        """Idle check of one partition after the other: histories that are gone or cut short are made anew."""
+        mine = sorted(intake.finished)
+        if not mine:
+            return
+        self._audited += 1
+        partition = mine[self._audited % len(mine)].partition
+        damaged = await step.store.audit(partition)
+        if damaged:
+            intake.counts["histories_damaged"] += len(damaged)
+            intake.log.warning("partition %d: %d histories are gone or cut short: rebuilding them", partition, len(damaged))
+            await rebuild(partition, damaged)
+        if await step.alerts.store.audit(partition):
+            intake.log.warning("partition %d: score histories are gone or cut short: reading the partition again", partition)
+            await step.alerts.store.forget(partition)
 
 
 def run(settings: Settings, models: Sequence[Model], book: Codebook, ground: Ground, clock: Clock) -> None:

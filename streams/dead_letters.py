@@ -191,8 +191,8 @@ def explain(found: Found, settings: Settings, book: Codebook) -> str:
         lines.append(f"retried it stands once more at {found.again}; were it refused again, that would be a dead letter of its own")
     elif letter.payload and letter.feed in _feeds(settings).values():
         now = verdict(letter, settings, book)
-        fate = f"it would become a fact: premonitor dead-letters retry {letter.id}" if now == "fact" else f"it would be refused again as {now}"
-        lines.append(f"today   with this version and known time '{settings.known_time}' {fate}")
+        fate = f"become a fact: premonitor dead-letters retry {letter.id}" if now == "fact" else f"be refused again as {now}"
+        lines.append(f"today   with this version and known time '{settings.known_time}' it would {fate}")
     return "\n".join(lines)
 
 
@@ -265,7 +265,7 @@ async def retry(settings: Settings, names: Sequence[str], reason: str | None, pr
         ServiceError: Kafka is out of reach; what was marked was sent, and the next call goes on with the rest.
     """
     picked = set(names)
-    letters = await read(settings, lambda letter: bool(picked & {letter.id, letter.where}) or (reason is not None and letter.reason == reason))
+    letters = await read(settings, lambda letter: letter.reason == reason or not picked.isdisjoint((letter.id, letter.where)))
     topics = await partition_counts(settings.kafka(), list(_feeds(settings)))
     ready, done = choose(letters, names, reason, topics)
     if not ready:
@@ -299,4 +299,3 @@ async def _send(bus: Bus, topics: Mapping[str, int], letter: DeadLetter) -> str:
 
 async def _mark(bus: Bus, settings: Settings, mark: Retried) -> None:
     await bus.send_one(Names(settings.prefix).dead_letters, msgspec.json.encode(mark), partition=0, key=mark.id.encode())
-

@@ -123,6 +123,8 @@ class ScoreStep:
                 if isinstance(alerts, Exception):
                     self.let_go(batch.partition)
                     results[n] = alerts
+                    if isinstance(alerts, Damaged):  # a score history follows from the facts: read the partition again from its beginning
+                        await self.alerts.store.forget(batch.partition)
                 else:
                     rows: list[Row] = [(i.score.patient_id.encode(), score.encode(i.score)) for i in mine]
                     results[n] = Outputs(rows, alerts, len(answer))

@@ -11,10 +11,11 @@ A caller whose state is that of a later place (`exact_from`) can only cut off wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from features import fact
 from features.clock import NEVER_US
@@ -102,14 +103,12 @@ class Store(Protocol):
 
 def encode_state(state: PartitionState) -> str:
     """The state without its bookings, which the store keeps apart."""
-    content = asdict(state)
-    del content["booked"]
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return msgspec.json.encode({"activations": state.activations, "control_us": state.control_us}).decode()
 
 
 def decode_state(text: str | bytes | None, booked: list[tuple[int, bytes]]) -> PartitionState:
     """The inverse of `encode_state`."""
-    content: dict[str, Any] = json.loads(text) if text else {}
+    content: dict[str, Any] = msgspec.json.decode(text) if text else {}
     return PartitionState(**content, booked=sorted(booked))
 
 

@@ -159,7 +159,7 @@ class RedisStore:
         return int(await self._client.get(self._key(partition, b"place")) or 0)
 
     async def audit(self, partition: int) -> list[bytes]:
-        answer: Any = await self._client.hscan(self._key(partition, b"lengths"), self._cursor.get(partition, 0), count=500)
+        answer: Any = await self._client.hscan(self._key(partition, b"lengths"), self._cursor.get(partition, 0), count=200)
         cursor, lengths = answer
         self._cursor[partition] = cursor
         if not lengths:
