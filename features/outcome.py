@@ -45,19 +45,24 @@ def labels(h: Histories, use_case: UseCase, *, seg: Int, index_us: Int, episode:
     """
     outcome = use_case.definition.outcome
     final = h.present & (h.until == NEVER)
-    event = final & np.isin(h.concept, use_case.outcome_concepts)
+    sufficient = h.present & np.isin(h.concept, use_case.outcome_concepts)
     if outcome.priorities is not None:
         allowed = [n for n, name in _PRIORITY_NAMES.items() if name in outcome.priorities]
-        event &= np.isin(h.flags & fact.PRIORITY_MASK, allowed)
+        sufficient &= np.isin(h.flags & fact.PRIORITY_MASK, allowed)
     begin_us = index_us + outcome.gap_days * DAY_US
     end_us = begin_us + use_case.horizon_us
     known_us = np.full(len(seg), NEVER_US)
-    for i in np.flatnonzero(event).tolist():
+    for i in np.flatnonzero(sufficient & final).tolist():
         part = slice(np.searchsorted(seg, h.seg[i]), np.searchsorted(seg, h.seg[i], side="right"))
         hit = (h.event_us[i] > begin_us[part]) & (h.event_us[i] <= end_us[part])
         if not outcome.own_episode:
             hit &= (episode[part] != h.episode[i]) | (h.episode[i] == 0)
-        known_us[part][hit] = np.minimum(known_us[part][hit], h.known_us[i])
+        version = i
+        while version >= 0:  # back to the first version that said so
+            if sufficient[version]:
+                said = hit & (h.event_us[version] > begin_us[part]) & (h.event_us[version] <= end_us[part])
+                known_us[part][said] = np.minimum(known_us[part][said], h.known_us[version])
+            version = int(h.earlier[version])
     followed_us, death_us = _followed_until(h, final, use_case)
     status = np.where(followed_us[seg] >= end_us, NO_EVENT, np.where(death_us[seg] <= end_us, DEATH, CENSORED))
     status[known_us < NEVER_US] = EVENT

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from features.fact import hash64
 from features.log import Log
 from models.artifact import Model
 from streams.backfill import backfill
@@ -82,6 +86,8 @@ class Conservation:
     duplicates: int
     conflicts: int
     dead_letters: int
+    conflict_ids: list[str] = field(default_factory=list)
+    """Facts told twice under one version with different content (S4); the first telling counts."""
 
     @property
     def holds(self) -> bool:
@@ -96,9 +102,9 @@ class Conservation:
 
 def conservation(log: Log) -> list[Conservation]:
     """One line a feed: the log's facts, sorted into first tellings, repeats and conflicts, against what was read and rejected."""
-    facts: dict[str, int] = {}
-    duplicates: dict[str, int] = {}
-    conflicts: dict[str, int] = {}
+    facts: Counter[str] = Counter()
+    duplicates: Counter[str] = Counter()
+    conflicts: dict[str, list[str]] = {}
     for file in log.bucket_files():
         table, heads = log.bucket(file)
         told: dict[tuple[str, int], bool] = {}
@@ -111,10 +117,32 @@ def conservation(log: Log) -> list[Conservation]:
             raw = head.tobytes()
             content = raw[16:24] + raw[32:48] + raw[52:62]
             before = first.setdefault((patient, raw[:16], int(head["version"])), content)
-            where = facts if before is content else duplicates if before == content else conflicts
-            where[feed] = where.get(feed, 0) + 1
+            if before is not content and before != content:
+                conflicts.setdefault(feed, []).append(_id(raw))
+            else:
+                (facts if before is content else duplicates)[feed] += 1
     lines = []
     for feed, about in sorted(log.about["feeds"].items()):
         dead = sum(about["rejected"].values())
-        lines.append(Conservation(feed, about["rows"], facts.get(feed, 0), duplicates.get(feed, 0), conflicts.get(feed, 0), dead))
+        ids = conflicts.get(feed, [])
+        lines.append(Conservation(feed, about["rows"], facts[feed], duplicates[feed], len(ids), dead, ids))
     return lines
+
+
+def _id(head: bytes) -> str:
+    return f"{head[:16].hex()} version {int.from_bytes(head[56:58], 'little')}"
+
+
+def told_of_two_patients(log: Log) -> list[str]:
+    """Ids of facts that stand under two patients: a correction to the wrong patient leaves the first with a wrong fact for ever,
+    unless the source retracts it. Both are to be looked at."""
+    ids, owners = [], []
+    for file in log.bucket_files():
+        table, heads = log.bucket(file)
+        ids.append(np.stack([heads["id_hi"], heads["id_lo"]], axis=1))
+        owners.append(np.array([hash64(p) for p in table["patient_id"].to_pylist()], np.uint64))
+    if not ids:
+        return []
+    pairs = np.unique(np.concatenate([np.concatenate(ids), np.concatenate(owners)[:, None]], axis=1), axis=0)
+    twice = (pairs[1:, :2] == pairs[:-1, :2]).all(axis=1)
+    return sorted({row.tobytes().hex() for row in pairs[1:][twice][:, :2]})

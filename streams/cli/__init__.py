@@ -7,9 +7,15 @@ import sys
 import click
 
 from features.errors import PremonitorError
-from streams.cli import data, live, model, prove
+from streams.cli import data, live, model, operate, prove
 
-GROUPS = {"DATA": data.COMMANDS, "MODEL": model.COMMANDS, "LIVE": live.COMMANDS, "PROVE": prove.COMMANDS}
+GROUPS = {
+    "DATA": data.COMMANDS,
+    "MODEL": model.COMMANDS,
+    "LIVE": live.COMMANDS,
+    "OPERATE": operate.COMMANDS,
+    "PROVE": prove.COMMANDS,
+}
 
 
 class Grouped(click.Group):

@@ -219,8 +219,12 @@ def show(as_json: bool, **flags: str | None) -> None:
     premonitor settings show --kafka localhost:9092
     """
     rows = describe(config.load(**flags), {name for name, value in flags.items() if value is not None})
-    lines = [f"{name:<28} {value if value is not None else '–'!s:<44} {source}" for name, (value, source) in rows.items()]
+    lines = [f"{name:<28} {_shown(value):<44} {source}" for name, (value, source) in rows.items()]
     result({"settings": {name: {"value": v, "from": s} for name, (v, s) in rows.items()}}, "\n".join(lines), as_json=as_json)
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else "''" if value == "" else " ".join(value) if isinstance(value, list) else str(value)
 
 
 def describe(told: config.Settings, flags: set[str]) -> dict[str, tuple[Any, str]]:
@@ -246,7 +250,10 @@ def without_secrets(url: str) -> str:
         >>> without_secrets("rediss://me:secret@host:6379/0?password=secret"), without_secrets("redis://host/0")
         ('rediss://***@host:6379/0?***', 'redis://host/0')
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"
     host = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc
     return parts._replace(netloc=host, query="***" if parts.query else "", fragment="").geturl()
 

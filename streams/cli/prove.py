@@ -11,7 +11,7 @@ from features.codes import codebook
 from features.errors import CheckFailed
 from features.log import Log
 from streams.cli.common import EXISTING, Progress, json_option, load_models, result
-from streams.verify import conservation
+from streams.verify import conservation, told_of_two_patients
 from streams.verify import verify as verify_log
 
 
@@ -31,11 +31,13 @@ def verify(log: Path, scores: Path, models: tuple[Path, ...], as_json: bool) -> 
     found = verify_log(opened, load_models(models), tables.read_scores(scores), progress)
     progress.done()
     lines = conservation(opened)
+    shared = told_of_two_patients(opened)
     document = {
         "expected": found.expected, "missing": found.missing, "extra": found.extra, "different": found.different,
-        "examples": found.examples, "feeds": {line.feed: line.__dict__ for line in lines},
+        "examples": found.examples, "ids_of_two_patients": shared, "feeds": {line.feed: line.__dict__ for line in lines},
     }  # fmt: skip
-    result(document, "\n".join([found.sentence(), *found.examples, *(line.sentence() for line in lines)]), as_json=as_json)
+    words = [f"{len(shared):,} facts stand under two patients: look at both (--json lists their ids)"] if shared else []
+    result(document, "\n".join([found.sentence(), *found.examples, *(line.sentence() for line in lines), *words]), as_json=as_json)
     if not found.equal or not all(line.holds for line in lines):
         raise CheckFailed("the issued scores are not those that the log gives; see the lines above")
 

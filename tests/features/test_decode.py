@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, TypeVar
 
 import pydantic
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import decode, event, fact
@@ -20,7 +21,8 @@ T = TypeVar("T")
 FEEDS = sorted(event.FEEDS)
 TIME = "2026-05-03T09:00:00+02:00"
 COMMON: dict[str, Any] = {
-    "schema_version": 1, "id": "x1", "patient_id": "p1", "version": 1, "event_time": TIME, "known_time": TIME, "ordinal": 0, "episode_id": "s1"
+    "schema_version": 1, "id": "x1", "patient_id": "p1", "version": 1, "event_time": TIME, "known_time": TIME, "ordinal": 0,
+    "episode_id": "s1",
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "encounters": {
@@ -53,12 +55,13 @@ ODD_TIMES = [
     "2026-05-03", "2026-05-03T09:00:00", "2026-05-03T09:00Z", "2026-05-03 09:00:00Z", "2026-05-03T09:00:00z", "2026-05-03t09:00:00Z",
     "2026-05-03T09:00:00+0200", "2026-05-03T09:00:00+02", "2026-05-03T09:00:00-00:00", "2026-05-03T24:00:00Z", "2026-06-30T23:59:60Z",
     "2026-02-29T00:00:00Z", "2024-02-29T00:00:00Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00",
-    "2026-05-03T09:00:00.1234567Z", "9999-12-31T23:59:59.9999999Z", "2026-05-03T09:00:00,5Z", "2026-05-03T09:00:00+24:00", "20260503T090000Z",
-    "2026-05-03T09:00:00+23:59", "2026-05-03T09:00:00 Z", " 2026-05-03T09:00:00Z", "2026-05-03T09:00:00+02:00[Europe/Berlin]", "1777798800",
+    "2026-05-03T09:00:00.1234567Z", "9999-12-31T23:59:59.9999999Z", "2026-05-03T09:00:00,5Z", "2026-05-03T09:00:00+24:00",
+    "20260503T090000Z", "2026-05-03T09:00:00+23:59",
+    "2026-05-03T09:00:00 Z", " 2026-05-03T09:00:00Z", "2026-05-03T09:00:00+02:00[Europe/Berlin]", "1777798800",
     "٢٠٢٦-05-03T09:00:00Z", "2026-123T09:00:00Z", "now",
 ]  # fmt: skip
-TEXTS = ["", " ", "x" * 64, "x" * 65, "é" * 64, "é" * 65, "😀" * 64, "😀" * 65, "x" * 128, "x" * 129, "\0", "a|b", "1", "true", "null", "Final"]
-WORDS = sorted({value for own in OWN.values() for value in own.values() if isinstance(value, str)} | set(event.KINDS) | {"planned", "virtual"})
+TEXTS = ["", " ", *(c * n for c, n in product("xé😀", (64, 65, 128, 129))), "\0", "a|b", "1", "true", "null", "Final"]
+WORDS = sorted({value for own in OWN.values() for value in own.values() if isinstance(value, str)} | {*event.KINDS, "planned", "virtual"})
 JUNK = [
     "null", "true", "false", *NUMBERS, *(json.dumps(text, ensure_ascii=False) for text in [*ODD_TIMES, *TEXTS, *WORDS]),
     *(json.dumps(text) for text in TEXTS), '"\\ud800"', '"\\ud83d\\ude00"', '"a\tb"', '"open', "[]", "{}", "[[1]]", '{"a": {"b": null}}',
@@ -90,7 +93,7 @@ def assert_one_verdict(feed: str, value: bytes) -> bool:
     slow, hot = by_pydantic(feed, value), by_msgspec(feed, value)
     assert (slow is None) == (hot is None), f"{feed}: pydantic {'refuses' if slow is None else 'accepts'}, msgspec not: {value!r}"
     if slow is not None:
-        assert {name: getattr(hot, name) for name in type(slow).model_fields} == {name: getattr(slow, name) for name in type(slow).model_fields}
+        assert {name: getattr(hot, name) for name in type(slow).model_fields} == dict(slow)
     return slow is not None
 
 
@@ -247,33 +250,42 @@ def test_the_largest_record_that_is_read(more: int, reason: str) -> None:
 
 
 HOSTILE = ["$.schema_version", "timezone", "RFC3339", "missing required field", "Invalid enum value", " - at ", "`", "$"]
-STRICT_FIELDS = [("labs", "status"), ("labs", "comparator"), ("labs", "kind"), ("encounters", "encounter_class"), ("retractions", "target_kind")]
+LISTS = [("labs", "status"), ("labs", "comparator"), ("labs", "kind"), ("encounters", "encounter_class"), ("retractions", "target_kind")]
 
 
 @pytest.mark.parametrize("words", HOSTILE)
-@pytest.mark.parametrize(("feed", "field"), STRICT_FIELDS)
-def test_the_reason_does_not_depend_on_the_words_that_were_sent(feed: str, field: str, words: str) -> None:
+def test_the_reason_does_not_depend_on_the_words_that_were_sent(words: str) -> None:
     """A word outside the list is a bad value whatever the word."""
-    assert reason_of(feed, text_of(VALID[feed] | {field: json.dumps(words)})) == "bad-value"
+    reasons = {(feed, name): reason_of(feed, text_of(VALID[feed] | {name: json.dumps(words)})) for feed, name in LISTS}
+    assert reasons == dict.fromkeys(LISTS, "bad-value")
+
+
+CANARY = "Jane-Doe-4711"
+
+
+def assert_nothing_is_repeated(feed: str, fields: dict[str, str]) -> None:
+    try:
+        fact.convert(decode.decode(feed, text_of(fields)), feed=feed, told=1, stamp="append", book=codebook())
+    except Rejected as rejected:
+        assert CANARY not in f"{rejected} {rejected.reason} {rejected.detail} {rejected.args}"
 
 
 @CHECKED
 @given(st.sampled_from(FEEDS), st.data())
-@example("labs", None).via("the sentence of msgspec is cut at the first ` - at`")
-def test_a_refusal_never_repeats_what_was_sent(feed: str, data: st.DataObject | None) -> None:
-    """An identifier planted in any field, wrapped in anything, is not in the error."""
-    canary, fields = "Jane-Doe-4711", dict(VALID[feed])
-    if data is None:
-        fields["status"] = json.dumps(f"x - at {canary}")
-    else:
-        wrap = st.sampled_from(["", *HOSTILE]) | st.text(max_size=5)
-        planted: Callable[[], str] = lambda: json.dumps(data.draw(wrap) + canary + data.draw(wrap))  # noqa: E731
-        for name in data.draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=4, unique=True)):
-            fields[name] = data.draw(st.sampled_from([planted(), f"[{planted()}]", f"{{{planted()}: 1}}", f"{{{planted()}: {planted()}}}"]))
-    try:
-        fact.convert(decode.decode(feed, text_of(fields)), feed=feed, told=1, stamp="append", book=codebook())
-    except Rejected as rejected:
-        assert canary not in f"{rejected} {rejected.reason} {rejected.detail} {rejected.args} {rejected.__context__ if rejected.__cause__ else ''}"
+def test_a_refusal_never_repeats_what_was_sent(feed: str, data: st.DataObject) -> None:
+    """An identifier planted in any field, as a text, a key or deeper, is not in the error."""
+    fields, about = dict(VALID[feed]), st.text(max_size=5)
+    for name in data.draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=4, unique=True)):
+        text = json.dumps(data.draw(about) + CANARY + data.draw(about))
+        fields[name] = data.draw(st.sampled_from([text, f"[{text}]", f"{{{text}: 1}}", f'{{"a": {text}}}']))
+    assert_nothing_is_repeated(feed, fields)
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_a_refusal_never_repeats_words_that_look_like_its_own(words: str) -> None:
+    """The sentence of the decoder quotes the word that was sent: whatever it is, it is cut out whole."""
+    for feed, name in LISTS:
+        assert_nothing_is_repeated(feed, VALID[feed] | {name: json.dumps(words + CANARY)})
 
 
 # --- JSON Schema -----------------------------------------------------------------------------------------------------------------------
