@@ -49,7 +49,7 @@ class Feature:
     leak: bool = False
     """Looks at facts that were not known yet. For audits; training refuses it."""
     factor: float = 1.0
-    """Stored values are divided by it."""
+    """What is made of stored values is divided by it."""
     topic: str = ""
     """Reasons are summed by topic."""
 
@@ -83,9 +83,7 @@ def declare(
     """
     numbers = book.numbers(concepts)
     first = book.concepts[numbers[0]]
-    factor = 1.0
-    if first.kind in ("encounter", "coverage"):
-        factor = float(DAY_US)
+    factor = float(DAY_US) if first.kind in ("encounter", "coverage") else 1.0  # of mixed concepts the first decides
     if unit is not None:
         if len(numbers) > 1:
             raise InputError(f"features.{stem}: a unit needs one concept, got {len(numbers)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -103,7 +104,10 @@ class Codebook:
             raise Rejected(
                 "unit", f"this unit is not known for {concept.name}; expected one of {known}. Add it to features/codes/units.csv"
             )
-        return value * factor if factor != 1.0 else value
+        converted = value * factor
+        if not math.isfinite(converted):
+            raise Rejected("bad-value", f"the value is too large for {self.concepts[number].unit}")
+        return converted
 
     def factor(self, number: int, unit: str) -> float:
         """What a value in the concept's own unit is divided by to be in `unit`."""

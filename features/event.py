@@ -43,7 +43,8 @@ Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH_MAX)]
 """An identifier of the source, 1 to 64 characters; it means the same thing for ever."""
 Time = Annotated[datetime, BeforeValidator(_zoned)]
 """An instant with a zone."""
-Version = Annotated[int, Field(ge=1, le=65_535)]
+VERSION_MAX = 65_535
+Version = Annotated[int, Field(ge=1, le=VERSION_MAX)]
 Ordinal = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Code = Annotated[str, Field(min_length=1, max_length=128)]
 Word = Annotated[str, Field(max_length=128)]
@@ -177,6 +178,8 @@ class Retraction(Event):
     """Takes back what was told under `id` as `target_kind`: "this was never true". Topic `retractions`."""
 
     kind: Literal["retraction"] = "retraction"
+    version: Version = VERSION_MAX
+    """The version that says so. Without one it is the last: nothing told under this id can follow."""
     target_kind: Literal[
         "encounter", "lab", "vital", "medication_order", "medication_administration", "condition", "coverage", "person", "death"
     ]

@@ -20,12 +20,11 @@ import numpy.typing as npt
 
 from features import fact
 from features.history import Bool, Histories, Int
-from features.usecase import UseCase
+from features.usecase import BUILT_IN_REASONS, UseCase
 from features.windows import Questions, rows
 
 SCORED, EXCLUDED, WITHDRAWN = 0, 1, 2
 STATUS_NAMES = ("scored", "excluded", "withdrawn")
-BUILT_IN_REASONS = ("", "retracted", "cancelled", "not_an_index", "died_in_hospital", "history_too_long")
 RETRACTED, CANCELLED, NOT_AN_INDEX, DIED, TOO_LONG = range(1, 6)
 _PLACES = 2**33
 """More than any place: (patient, place) as one number is patient × this + place."""
@@ -228,7 +227,7 @@ def _verdicts(h: Histories, use_case: UseCase, version: Int, due: Int) -> tuple[
     if use_case.definition.index.exclude_expired:
         died = index & (h.flags[version] & fact.EXPIRED > 0)
         status[died], reason[died] = EXCLUDED, DIED
-    long = index & (due - h.start[h.seg[due]] >= use_case.definition.history_facts_max)  # judged once, when it became due
+    long = (status == SCORED) & (due - h.start[h.seg[due]] >= use_case.definition.history_facts_max)  # judged once, when it became due
     status[long], reason[long] = EXCLUDED, TOO_LONG
     return status, reason
 

@@ -21,6 +21,8 @@ from features.codes import Codebook
 from features.errors import InputError
 from features.windows import Plan
 
+BUILT_IN_REASONS = ("", "retracted", "cancelled", "not_an_index", "died_in_hospital", "history_too_long")
+"""Reasons that every use case has; the cohort's own come behind them."""
 Days = Field(ge=1, le=36_500)
 Visit = Literal["ambulatory", "emergency", "inpatient", "observation", "home", "virtual"]
 
@@ -102,6 +104,14 @@ class Definition(_Part):
     outcome: Outcome
     cohort: list[Rule] = []
     features: list[FeatureGroup] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _reasons_are_unique(self) -> Definition:
+        reasons = [rule.reason for rule in self.cohort]
+        for n, reason in enumerate(reasons):
+            if reason in reasons[:n] or reason in BUILT_IN_REASONS:
+                raise ValueError(f"the reason {reason} is taken; give each rule of the cohort a word of its own")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Definition:

@@ -214,6 +214,8 @@ class Retry:
     """What a retry did."""
 
     sent: int = 0
+    refused_again: int = 0
+    """Of those sent, how many this version would refuse again."""
     before: int = 0
     """Were retried already."""
     not_kept: int = 0
@@ -223,6 +225,7 @@ class Retry:
 
     def sentence(self) -> str:
         parts = [f"put {self.sent:,} records on their feeds again"]
+        parts += [f"{self.refused_again:,} of them would be refused again by this version"] if self.refused_again else []
         parts += [f"{self.before:,} were retried before"] if self.before else []
         if self.not_kept:
             parts.append(f"{self.not_kept:,} are not kept here (over {RECORD_BYTES_MAX:,} bytes, or empty) and lie in their feeds only")
@@ -257,7 +260,7 @@ def choose(letters: Letters, names: Sequence[str], reason: str | None, topics: M
     return ready, done
 
 
-async def retry(settings: Settings, names: Sequence[str], reason: str | None, progress: Callable[[int], None]) -> Retry:
+async def retry(settings: Settings, names: Sequence[str], reason: str | None, book: Codebook, progress: Callable[[int], None]) -> Retry:
     """Put payloads on their feeds again, each in the partition that it came in, and mark the dead letters.
 
     Raises:
@@ -279,6 +282,7 @@ async def retry(settings: Settings, names: Sequence[str], reason: str | None, pr
             marks = [Retried(letter.id, letter.where, again) for letter, again in zip(piece, places, strict=True)]
             await asyncio.gather(*(_mark(bus, settings, mark) for mark in marks))
             done.sent += len(piece)
+            done.refused_again += sum(verdict(letter, settings, book) != "fact" for letter in piece)
             progress(done.sent)
     finally:
         await bus.stop()

@@ -16,7 +16,7 @@ from models import artifact
 from streams import store_redis
 from streams.reader import Reach, reach
 from streams.settings import Settings
-from streams.topics import TOPICS, Names, configs, partition_counts
+from streams.topics import TOPICS, Names, described
 
 PATIENCE_S = 20.0
 """A service that does not answer within it counts as out of reach."""
@@ -97,10 +97,11 @@ async def kafka(settings: Settings) -> tuple[list[Line], dict[int, Reach]]:
     try:
         async with asyncio.timeout(PATIENCE_S):
             every = [names.prefix + topic.name for topic in TOPICS]
-            counts = await partition_counts(settings.kafka(), every)
-            lines = [Line(True, f"Kafka at {settings.kafka_bootstrap} answers"), *topics(settings, counts)]
-            lines += kept(settings, await configs(settings.kafka(), [name for name in every if name in counts]) if counts else {})
-            return lines, (await reach(settings, [facts])).get(facts, {})
+            found = await described(settings.kafka(), every)
+            lines = [Line(True, f"Kafka at {settings.kafka_bootstrap} answers")]
+            lines += topics(settings, {name: n for name, (n, _) in found.items()})
+            lines += kept(settings, {name: config for name, (_, config) in found.items()})
+            return lines, (await reach(settings, [facts]))[facts] if facts in found else {}
     except (ServiceError, TimeoutError) as error:
         return [_unreachable(f"Kafka: {error}" if str(error) else f"Kafka at {settings.kafka_bootstrap} does not answer", _KAFKA)], {}
 
@@ -157,6 +158,9 @@ def kept(settings: Settings, came: dict[str, dict[str, str]]) -> list[Line]:
     for topic in TOPICS:
         name = names.prefix + topic.name
         if name in names.feeds or name not in came:
+            continue
+        if not came[name]:
+            lines.append(Line(None, f"{name}: this user may not see its settings; they must be {topic.config}"))
             continue
         wanted = {**topic.config, "cleanup.policy": "delete"}
         wrong = {key: value for key, value in wanted.items() if came[name].get(key) != value}

@@ -9,7 +9,7 @@ from features.clock import DAY_US, MINUTE_US, SECOND_US, rfc3339
 from streams import activation, dead_letters
 from streams.reader import Reach, reach
 from streams.settings import Settings
-from streams.topics import Names, committed
+from streams.topics import Names, committed, described
 
 HOUR_US = 60 * MINUTE_US
 
@@ -50,14 +50,15 @@ class Status:
 
     def text(self, now_us: int) -> str:
         """For a person; ages are told as of `now_us`."""
-        lines = [f"{'feed':<28} {'records':>13} {'lag':>11}  last record"]
-        lines += [_line(stand, now_us) for stand in self.feeds]
+        width = max(len(s.name) for s in (*self.feeds, *self.inside))
+        lines = [f"{'feed':<{width}} {'records':>13} {'lag':>11}  last record"]
+        lines += [_line(s, width, now_us) for s in self.feeds]
         lines += [f"no topic for {', '.join(self.absent)}"] if self.absent else []
-        lines += ["", f"{'topic':<28} {'records':>13} {'lag':>11}  last record"]
-        lines += [_line(stand, now_us) for stand in self.inside]
+        lines += ["", f"{'topic':<{width}} {'records':>13} {'lag':>11}  last record"]
+        lines += [_line(s, width, now_us) for s in self.inside]
         total, retried = sum(r.count for r in self.dead_letters), sum(r.retried for r in self.dead_letters)
         lines += ["", f"dead letters {total:,}" + (f", {retried:,} of them retried" if retried else "")]
-        lines += [f"  {row.reason:<26} {row.count:>13,}  {row.feed}" for row in self.dead_letters]
+        lines += [f"  {row.reason:<{width - 2}} {row.count:>13,}  {row.feed}" for row in self.dead_letters]
         lines += ["", *(f"active {version} is {role.partition(':')[0]} of {name}" for (name, role), version in sorted(self.active.items()))]
         return "\n".join(lines if self.active else [*lines, "no model is active: a worker with --model makes it so"])
 
@@ -67,10 +68,10 @@ def _plain(stand: Stand) -> dict[str, Any]:
     return {"name": stand.name, "records": stand.records, "lag": stand.lag, "last_record": last}
 
 
-def _line(stand: Stand, now_us: int) -> str:
+def _line(stand: Stand, width: int, now_us: int) -> str:
     lag = "" if stand.lag is None else f"{stand.lag:,}"
     last = "–" if stand.last_us is None else f"{rfc3339(stand.last_us - stand.last_us % SECOND_US)} ({age(now_us - stand.last_us)})"
-    return f"{stand.name:<28} {stand.records:>13,} {lag:>11}  {last}"
+    return f"{stand.name:<{width}} {stand.records:>13,} {lag:>11}  {last}"
 
 
 def age(span_us: int) -> str:
@@ -114,7 +115,7 @@ async def status(settings: Settings) -> Status:
     inside = {names.controls: "admit", names.facts: "score", names.scores: None, names.alerts: None}
     admitted = await committed(settings.kafka(), settings.prefix, "admit")
     scored = await committed(settings.kafka(), settings.prefix, "score")
-    topics = [*names.feeds, *inside]
+    topics = await described(settings.kafka(), [*names.feeds, *inside])
     found = await reach(settings, topics, dated=topics)
     done: dict[str, dict[int, int]] = {}
     for tp, place in (*admitted.items(), *scored.items()):

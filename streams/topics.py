@@ -148,14 +148,15 @@ async def partition_counts(client_settings: dict[str, object], names: Sequence[s
         await client.close()
 
 
-async def configs(client_settings: dict[str, object], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The settings of topics as the broker has them; a topic that may not be looked at is missing from the answer."""
+async def described(client_settings: dict[str, object], names: Sequence[str]) -> dict[str, tuple[int, dict[str, str]]]:
+    """Partitions and settings of the topics that exist; the settings are empty where they may not be looked at."""
     admin = AIOKafkaAdminClient(**client_settings)
     try:
         await admin.start()
-        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
-        found = [resource for answer in answers for resource in answer.resources if not resource[0]]
-        return {name: {entry[0]: entry[1] for entry in entries} for _, _, _, name, entries in found}
+        counts = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics() if t["topic"] in names}
+        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in counts]) if counts else []
+        found = {name: entries for answer in answers for error, _, _, name, entries in answer.resources if not error}
+        return {name: (n, {entry[0]: entry[1] for entry in found.get(name, ())}) for name, n in counts.items()}
     except KafkaError as error:
         raise unreachable(client_settings, error) from None
     finally:

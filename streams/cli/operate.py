@@ -141,7 +141,7 @@ def retry(names: tuple[str, ...], reason: str | None, kafka_bootstrap: str | Non
         raise click.UsageError("say which: ids or positions, or else --reason REASON; premonitor dead-letters list shows the reasons")
     told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     progress = Progress("retried")
-    done = asyncio.run(dead_letters.retry(told, names, reason, progress))
+    done = asyncio.run(dead_letters.retry(told, names, reason, codebook(), progress))
     progress.done()
     result(asdict(done), done.sentence(), as_json=as_json)
 

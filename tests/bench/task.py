@@ -18,11 +18,10 @@ import numpy as np
 from features import usecase
 from features.clock import DAY_US, MINUTE_US, SECOND_US, TIME_MIN_US
 from features.codes import Codebook, codebook
-from features.fact import control
 from models import artifact
 from models.artifact import Column, Model
 from models.score import activation
-from streams.admit import Admission, Row
+from streams.admit import CONTROLS, Admission, Command, Row
 from streams.bus import partitioner
 from tests.stand_in import sealed
 
@@ -157,9 +156,16 @@ def events(n: int = 200_000, *, patients: int = 5_000, days: int = 730, late: fl
     return made
 
 
+def controls(told: Sequence[Event], scored_by: Model) -> list[Event]:
+    """The model's activation and a tick each day: what a log that is imported from history holds beside its facts."""
+    start = Command("activate", TIME_MIN_US, activation(scored_by, number=0))
+    commands = [start, *(Command("tick", us) for us in range(BEGIN_US + DAY_US, told[-1].known_us, DAY_US))]
+    return [Event(CONTROLS, b"", c.stamp_us or 0, c.stamp_us or 0, msgspec.json.encode(c)) for c in commands]
+
+
 @dataclass(frozen=True, slots=True)
-class _Record:
-    """What admission reads of a Kafka record."""
+class Record:
+    """What the steps read of a Kafka record."""
 
     topic: str
     partition: int
@@ -170,18 +176,18 @@ class _Record:
 
 
 def fact_rows(told: Sequence[Event], scored_by: Model, *, partitions: int = PARTITIONS) -> dict[int, list[Row]]:
-    """The rows of `facts` by partition, as admission writes them in known-time order, the model's activation before them."""
-    feeds = {feed: feed for feed in ("encounters", "labs")}
-    admission = Admission(feeds, partitions=partitions, partition_of=partitioner(partitions), stamp="given", book=scored_by.use_case.book)
-    start = control(name="activate", number=0, stamp_us=TIME_MIN_US, payload=activation(scored_by, number=0))
-    rows: dict[int, list[Row]] = {p: [(None, start)] for p in range(partitions)}
-    offset = dict.fromkeys(feeds, 0)
-    for begin in range(0, len(told), 2_000):
+    """The rows of `facts` by partition, as admission writes them in known-time order, controls among them."""
+    topics = {name: name for name in (CONTROLS, "encounters", "labs")}
+    admission = Admission(topics, partitions=partitions, partition_of=partitioner(partitions), stamp="given", book=scored_by.use_case.book)
+    every = sorted([*controls(told, scored_by), *told], key=lambda e: (e.known_us, e.feed == "encounters"))
+    rows: dict[int, list[Row]] = {p: [] for p in range(partitions)}
+    offset = dict.fromkeys(topics, 0)
+    for begin in range(0, len(every), 2_000):
         groups = []
-        for feed in feeds:
-            some = [e for e in told[begin : begin + 2_000] if e.feed == feed]
-            records = [_Record(feed, 0, offset[feed] + j, e.known_us // 1000, e.patient, e.value) for j, e in enumerate(some)]
-            offset[feed] += len(records)
+        for topic in topics:
+            some = [e for e in every[begin : begin + 2_000] if e.feed == topic]
+            records = [Record(topic, 0, offset[topic] + j, e.known_us // 1000, e.patient, e.value) for j, e in enumerate(some)]
+            offset[topic] += len(records)
             groups.append(([e.known_us for e in some], records))
         admitted = admission(groups)
         if admitted.dead_letters:

@@ -301,12 +301,6 @@ def test_s4_two_results_without_a_number_are_the_same() -> None:
     assert history.read([fact.pack(**SAME | {"value": NAN}) * 2]).duplicates == 1
 
 
-def test_s4_another_code_that_no_code_set_has_is_other_content() -> None:
-    """Two diagnoses under one id and version are in conflict, although no feature reads either."""
-    told = [fact.heads([converted("conditions", code=code)[1]]).tobytes() for code in ("Z000", "Z999")]
-    assert history.read([b"".join(told)]).conflicts == 1
-
-
 @CHECKED
 @given(st.sampled_from(["tick", "activate"]), st.integers(1, 2**40), st.integers(TIME_MIN_US, TIME_MAX_US), st.dictionaries(names, names))
 def test_controls_carry_their_payload(name: str, number: int, stamp_us: int, payload: dict[str, str]) -> None:

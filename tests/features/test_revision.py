@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from features import fact, history, revision
 from features.clock import DAY_US, MINUTE_US, SECOND_US
+from features.errors import InputError
 from features.usecase import UseCase
 from tests.oracle import revision as oracle
 from tests.oracle.revision import Issued
@@ -262,12 +263,6 @@ def test_s8_history_too_long(before: int, reason: str) -> None:
     assert [brief(issue)[2] for issue in found] == [reason]
 
 
-def test_s8_history_becomes_too_long() -> None:
-    """A visit that was scored is excluded at the place before which the history holds as many records as allowed."""
-    found = told(limited(simple(), 3), (encounter("E", T_US), T_US), (TICK, T_US), (TICK, T_US), (TICK, T_US), (lab("L", T_US - 1), T_US))
-    assert [brief(issue) for issue in found] == [(0, 0, "scored", 0.0), (3, 1, "history_too_long", None)]
-
-
 def test_s8_died_comes_before_too_long() -> None:
     """Reasons are judged in their order: what the visit itself says comes first."""
     visit = encounter("E", T_US, flags=fact.EXPIRED)
@@ -287,12 +282,11 @@ def test_nobody_is_asked_about() -> None:
     assert issued(history.read([b"", log((lab("L", T_US), 0, T_US))]), simple()) == [[], []]
 
 
-def test_s8_rules_with_one_reason_are_one_answer() -> None:
-    """Where another rule fails for the same reason the answer is the same bytes: nothing is issued."""
-    same = RULES.replace("too_high", "no_result")
-    labs = [(lab("L", T_US - 1, value, version=n + 1), T_US) for n, value in enumerate([12.5, 7.0])]
-    found = told(simple(cohort=same), (encounter("E", T_US), T_US), *labs)
-    assert [brief(issue)[:3] for issue in found] == [(0, 0, "no_result")]
+@pytest.mark.parametrize("taken", ["no_result", "retracted", "history_too_long"])
+def test_s8_each_rule_has_a_reason_of_its_own(taken: str) -> None:
+    """Two rules with one word would issue equal bytes as a revision: such a use case is refused."""
+    with pytest.raises(InputError, match=f"the reason {taken} is taken"):
+        simple(cohort=RULES.replace("too_high", taken))
 
 
 @CHECKED

@@ -35,14 +35,14 @@ class Objects:
         """The instant of the question that this version asks."""
         return r.event_us + (int(r.value) if self.index.at == "end" else 0) + round(self.index.offset_hours * HOUR_US)
 
-    def answer(self, k: int, version: Record, last_index: Record) -> tuple[str, str, list[float]]:
-        """Status, reason and row after record number `k`; `version` rules then, `last_index` is the last that was an index."""
+    def answer(self, k: int, due: int, version: Record) -> tuple[str, str, list[float]]:
+        """Status, reason and row after record number `k`, of an encounter that became due at record `due`; `version` rules then."""
         if not self.is_index(version):
             reason = {STATUS["entered-in-error"]: "retracted", STATUS["cancelled"]: "cancelled"}.get(version.status, "not_an_index")
             return "withdrawn", reason, []
         if self.index.exclude_expired and version.flags & EXPIRED:
             return "excluded", "died_in_hospital", []
-        if k >= self.use_case.definition.history_facts_max:
+        if due >= self.use_case.definition.history_facts_max:
             return "excluded", "history_too_long", []
         value = partial(windows.value, index_us=self.index_us(version), episode=version.episode, book=self.use_case.book)
         now, at_the_end = fold.present(self.records[: k + 1]), fold.present(self.records)

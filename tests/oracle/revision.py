@@ -41,16 +41,17 @@ def _walk_one(identity: tuple[int, int], objects: Objects, revise_for_us: int) -
     issued: list[Issued] = []
     last_index: Record | None = None
     known_at_due: int | None = None
+    due = 0
     before: tuple[str, str, int, bytes] | None = None
     for k, trigger in enumerate(objects.records):
         version, known_us = fold.ruling(objects.records[: k + 1]).get(identity), fold.known_us(objects.records[: k + 1])
         if version is not None and objects.is_index(version):
             last_index = version
             if known_at_due is None and objects.index_us(version) <= known_us + FIVE_MINUTES_US:
-                known_at_due = known_us
+                known_at_due, due = known_us, k
         if known_at_due is None or version is None or last_index is None:
             continue
-        status, reason, row = objects.answer(k, version, last_index)
+        status, reason, row = objects.answer(k, due, version)
         answer = (status, reason, objects.index_us(last_index), struct.pack(f"<{len(row)}d", *row))
         if not issued or (answer != before and known_us - known_at_due <= revise_for_us):
             issued.append(Issued(last_index.name.decode(), trigger.place, trigger.id_bytes, trigger.version, len(issued), *answer))
