@@ -28,6 +28,8 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     """One score record, as issued. Nothing issued is ever edited; a later revision has its own record."""
 
     score_id: str
+    """Hash of use case, model, patient, encounter, trigger and its version (S8). The patient is in it because a source that corrects
+    a visit to another patient tells the same encounter under both."""
     patient_id: str
     encounter_id: str
     use_case: str
@@ -133,7 +135,7 @@ class Scorer:
                 raise InputError(f"model {model_version} gives a logit that is not finite: its coefficients are unusable. Train again")
             out.append(
                 Score(
-                    score_id=blake2b(b"%b|%b|%d" % (salt, four, version[i]), digest_size=16).hexdigest(),
+                    score_id=blake2b(b"%b|%b|%b|%d" % (salt, patients[seg].encode(), four, version[i]), digest_size=16).hexdigest(),
                     patient_id=patients[seg],
                     encounter_id=h.name(encounter),
                     use_case=name,

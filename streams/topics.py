@@ -164,19 +164,23 @@ async def described(client_settings: dict[str, object], names: Sequence[str]) ->
 
 
 async def committed(client_settings: dict[str, object], prefix: str, stage: str) -> dict[Any, int]:
-    """Topic partition → place up to which a stage has committed."""
+    """Topic partition → place up to which a stage has committed, of all partitions that it reads."""
+    names = Names(prefix)
+    counts = await partition_counts(client_settings, [names.facts] if stage == "score" else [*names.feeds, names.controls])
+    wanted = [TopicPartition(topic, p) for topic, n in counts.items() for p in range(n)]
     admin = AIOKafkaAdminClient(**client_settings)
     try:
         await admin.start()
         for attempt in range(50):  # a broker that has just started has no coordinator yet
             try:
-                offsets = await admin.list_consumer_group_offsets(f"{prefix}premonitor-{stage}")
-                return {tp: max(o.offset, 0) for tp, o in offsets.items()}
+                offsets = await admin.list_consumer_group_offsets(f"{prefix}premonitor-{stage}", partitions=wanted) if wanted else {}
+                if len(offsets) == len(wanted):  # while the group is being loaded the answer is empty, and no error
+                    return {tp: max(o.offset, 0) for tp, o in offsets.items()}
             except KafkaError as error:
                 if not error.retriable or attempt == 49:
                     raise
-                await asyncio.sleep(0.2)
-        return {}
+            await asyncio.sleep(0.2)
+        raise ServiceError(f"Kafka at {client_settings.get('bootstrap_servers')} does not tell what stage {stage} has read")
     except KafkaError as error:
         raise unreachable(client_settings, error) from None
     finally:

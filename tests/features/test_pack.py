@@ -253,10 +253,11 @@ def test_two_visits_that_become_due_together_share_a_tick() -> None:
     assert state.booked == []
 
 
-def test_s3_a_stamp_is_folded_with_the_controls_before_it() -> None:
+@pytest.mark.parametrize("cuts", [[], [1], [1, 2], [2], [3]])
+def test_s3_a_stamp_is_folded_with_the_controls_before_it(cuts: list[int]) -> None:
     """A fact whose own stamp is older than a tick before it is known at that tick; a tick that goes back has no effect."""
     log = [tick(10, 0), tick(5, 1), visit(2, ahead_us=0), tick(20, 3)]
-    result, state = packed(log, [START], [])
+    result, state = packed(log, [START], cuts)
     assert history.read([result.histories[b"p"]]).known_us.tolist() == [T_US + 10 * MINUTE_US]
     assert state.control_us == T_US + 20 * MINUTE_US
 

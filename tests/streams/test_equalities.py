@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from features.codes import codebook
+from features.importers.build import build_log
 from features.log import Log
 from models import score
 from models.artifact import Model
 from streams.backfill import backfill
 from streams.driver import Driver, Topics
 from streams.replay import activations, rows
-from streams.verify import compare, conservation, verify
+from streams.verify import compare, conservation, told_of_two_patients, verify
 from tests import logs
 from tests.stand_in import any_visit, stand_in
 
@@ -103,8 +104,6 @@ def test_verify_names_a_deleted_fact(model: Model, tmp_path: Path) -> None:
     issued = {made.score_id: value for batch in backfill(whole, [model]) for made, value in batch}
     told = logs.events("simulated")
     first_visit = next(n for n, (feed, event) in enumerate(told) if feed == "encounters" and event["status"] == "in-progress")
-    from features.importers.build import build_log
-
     build_log(told[:first_visit] + told[first_visit + 1 :], tmp_path / "less", book=codebook(), source="less")
     found = verify(Log(tmp_path / "less", codebook()), [model], issued.items())
     assert found.extra or found.different
@@ -114,3 +113,14 @@ def test_comparing_counts_repeats_once() -> None:
     """The same id with the same bytes twice is no difference; with other bytes it is."""
     assert compare([("a", b"1"), ("a", b"1")], [("a", b"1")]).equal
     assert compare([("a", b"1"), ("a", b"2")], [("a", b"1")]).different == 1
+
+
+def test_an_encounter_told_under_two_patients_has_scores_of_its_own_for_each(model: Model, tmp_path: Path) -> None:
+    """A visit that is corrected to another patient is the same encounter under both: their score ids must differ."""
+    visit = {"id": "e1", "encounter_class": "ambulatory", "event_time": "2025-03-01T09:00:00Z", "known_time": "2025-03-01T09:00:00Z"}
+    told = [("encounters", {**visit, "patient_id": "p1"}), ("encounters", {**visit, "patient_id": "p2"})]
+    build_log(told, tmp_path / "log", book=codebook(), source="two patients")
+    issued = [made for batch in backfill(Log(tmp_path / "log", codebook()), [model]) for made, _ in batch]
+    assert {made.patient_id for made in issued} == {"p1", "p2"}
+    assert len({made.score_id for made in issued}) == 2
+    assert len(told_of_two_patients(Log(tmp_path / "log", codebook()))) == 1

@@ -1,0 +1,33 @@
+"""What the measured programs have in common: how they tell the bench that they begin and that they are done."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+
+
+class Teller:
+    """Prints the two marks of `tests.bench.measure.of_child`. `begin` may be called at every event: the first call counts."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            _mark(0)
+
+    def end(self, done: int) -> None:
+        _mark(done)
+
+
+def _mark(done: int) -> None:
+    print(json.dumps({"done": done, "cpu_s": time.process_time()}), flush=True)
+
+
+def collect_rarely() -> None:
+    """The collector's settings of our worker, for the peers too: they keep more objects alive than we do."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
