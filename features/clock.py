@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
+HOUR_US = 60 * MINUTE_US
 DAY_US = 86_400 * SECOND_US
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_MIN_US = -2_208_988_800 * SECOND_US

@@ -62,7 +62,17 @@ class Histories:
 
     def name(self, row: int) -> str:
         """The source's identifier of the encounter at `row`."""
-        return fact.name_at(self.records, int(self.row[row]) + 1)
+        return self.names(np.array([row]))[0]
+
+    def names(self, rows: Int) -> list[str]:
+        """The source's identifiers of encounters."""
+        at = self.row[rows] + 1
+        chunk = self.records[at]
+        raw, size = chunk.tobytes(), chunk["version"].tolist()
+        texts = [raw[64 * n : 64 * n + length].decode() for n, length in enumerate(size) if length < fact.NAME_CHUNK]
+        if len(texts) < len(size):  # a long one continues in the next record
+            return [fact.name_at(self.records, row) for row in at.tolist()]
+        return texts
 
 
 def read(histories: list[bytes]) -> Histories:

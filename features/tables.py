@@ -84,7 +84,7 @@ def _times(us: Any) -> pa.Array:
 def _keys(patients: list[str], h: Any, found: Answers) -> dict[str, Any]:
     return {
         "patient_id": [patients[s] for s in found.seg.tolist()],
-        "encounter_id": [h.name(e) for e in found.encounter.tolist()],
+        "encounter_id": h.names(found.encounter),
         "index_time": pa.array(found.index_us).cast(TIME),
     }
 

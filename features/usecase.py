@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from features import fact
 from features.catalog import Aggregate, Episode, Feature, declare
-from features.clock import DAY_US, SECOND_US
+from features.clock import DAY_US, HOUR_US, SECOND_US
 from features.codes import Codebook
 from features.errors import InputError
 from features.windows import Plan
@@ -156,6 +156,10 @@ class UseCase:
     @property
     def revise_for_us(self) -> int:
         return self.definition.revise_for_days * DAY_US
+
+    @property
+    def fresh_for_us(self) -> int:
+        return self.definition.fresh_for_hours * HOUR_US
 
     @property
     def offset_us(self) -> int:

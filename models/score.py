@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -118,26 +117,30 @@ class Scorer:
         unknown = self.unknown_topics(found.matrix)
         logits = self._add_up(shares).tolist()
         largest = np.argsort(-np.abs(shares), axis=1, kind="stable").tolist()
-        shares_rounded, unknown_list = np.round(shares, 6).tolist(), unknown.tolist()
+        shares_rounded, topics = np.round(shares, 6).tolist(), self.topics
+        unknown_topics: list[list[int]] = [[] for _ in shares_rounded]
+        for i, topic in zip(*(axis.tolist() for axis in np.nonzero(unknown)), strict=True):
+            unknown_topics[i].append(topic)
         reason_names = reasons(self.model.use_case)
         ids = np.stack([h.id_hi[found.encounter], h.id_lo[found.encounter], h.id_hi[found.trigger], h.id_lo[found.trigger]], axis=1)
         known, index = rfc3339_many(h.known_us[found.trigger]), rfc3339_many(found.index_us)
-        version = h.version[found.trigger].tolist()
+        version, names = h.version[found.trigger].tolist(), h.names(found.encounter)
+        raw_ids, rows, row_bytes = ids.tobytes(), found.matrix.tobytes(), found.matrix.shape[1] * 8
         name, model_version = self.model.use_case.name, self.model.version
         salt = f"{name}|{model_version}".encode()
         out = []
-        for i, (seg, encounter, revision, status, reason) in enumerate(
-            zip(*(getattr(found, f).tolist() for f in ("seg", "encounter", "revision", "status", "reason")), strict=True)
+        for i, (seg, revision, status, reason) in enumerate(
+            zip(*(getattr(found, f).tolist() for f in ("seg", "revision", "status", "reason")), strict=True)
         ):
-            four = ids[i].tobytes()
-            scored = status == SCORED
+            four = raw_ids[32 * i : 32 * i + 32]
+            scored, share = status == SCORED, shares_rounded[i]
             if scored and not math.isfinite(logits[i]):
                 raise InputError(f"model {model_version} gives a logit that is not finite: its coefficients are unusable. Train again")
             out.append(
                 Score(
                     score_id=blake2b(b"%b|%b|%b|%d" % (salt, patients[seg].encode(), four, version[i]), digest_size=16).hexdigest(),
                     patient_id=patients[seg],
-                    encounter_id=h.name(encounter),
+                    encounter_id=names[i],
                     use_case=name,
                     model_version=model_version,
                     role=role,
@@ -149,16 +152,15 @@ class Scorer:
                     reason=reason_names[reason],
                     risk=self.risk(logits[i]) if scored else None,
                     flagged=scored and logits[i] >= self.model.threshold_logit,
-                    contributions=[(self.topics[t], shares_rounded[i][t]) for t in largest[i]] if scored else [],
-                    missing=[self.topics[t] for t, gone in enumerate(unknown_list[i]) if gone] if scored else [],
-                    row_digest=blake2b(found.matrix[i].tobytes(), digest_size=8).hexdigest() if scored else "",
+                    contributions=[(topics[t], share[t]) for t in largest[i]] if scored else [],
+                    missing=[topics[t] for t in unknown_topics[i]] if scored else [],
+                    row_digest=blake2b(rows[row_bytes * i : row_bytes * (i + 1)], digest_size=8).hexdigest() if scored else "",
                 )
             )
         return out
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(NamedTuple):
     """A score record with where it belongs."""
 
     seg: int
@@ -169,6 +171,8 @@ class Issued:
     """Id of the encounter, 16 bytes."""
     index_us: int
     known_us: int
+    fresh: bool
+    """Its encounter became due within `fresh_for` of the index time: only such scores may raise an alert (S12)."""
     score: Score
 
 
@@ -215,7 +219,9 @@ class Desk:
                         scores = scorer.records(h, part, patients, role)
                         ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
                         places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
-                        made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), part.index_us.tolist(), known, scores)
+                        fresh = h.known_us[part.due] - part.index_us <= scorer.model.use_case.fresh_for_us
+                        index = part.index_us.tolist()
+                        made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), index, known, fresh.tolist(), scores)
         made.sort(key=lambda issued: (issued.seg, issued.place))
         return made
 

@@ -5,15 +5,17 @@
                          └──death, the outcome itself, expiry──▶ closed
 
 An encounter supports iff its latest record is scored and flagged and its first was issued within `fresh_for` of its index time.
-The fold sees the whole score history of the patient each time: nothing is remembered but records, so a replay gives the same alerts.
+The fold sees the score history of the patient each time: nothing is remembered but records, so a replay gives the same alerts. A score
+history begins with the first flagged score: what came before it changes no alert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import groupby
+from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,8 +29,8 @@ from models.score import Score
 
 SCORE, DIED, HAPPENED = 65_002, 65_003, 65_004
 """Concepts of the records of a score history, beside ticks and names."""
-FLAGGED = 1
-HOUR_US = 60 * MINUTE_US
+FLAGGED, FRESH = 1, 2
+"""Flags of a score record: flagged; its encounter's first record was issued within `fresh_for` of the index time."""
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -56,8 +58,7 @@ class Alert(msgspec.Struct, frozen=True):
 encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One record of a score history."""
 
     place: int
@@ -68,15 +69,17 @@ class Item:
     index_us: int
     known_us: int
     risk: float
-    flagged: bool
+    supports: bool
 
 
 @dataclass(slots=True)
 class _State:
     """The alert of one patient and use case."""
 
-    fresh: dict[bytes, bool] = field(default_factory=dict)
-    """Whether the first record of each encounter was issued soon enough to alert; never of one that a closed alert had."""
+    members: set[bytes] = field(default_factory=set)
+    """Every encounter that supported this alert at some time."""
+    spent: set[bytes] = field(default_factory=set)
+    """Members of closed alerts: they do not open another."""
     support: dict[bytes, Item] = field(default_factory=dict)
     """The encounters that support the alert, each with its latest record."""
     alert_id: str = ""
@@ -87,8 +90,7 @@ class _State:
     """The risk of the last notification."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """What happened at a place, before it is written out."""
 
     place: int
@@ -103,29 +105,35 @@ class Transition:
     reason: str = ""
 
 
-def fold(items: Iterable[Item], use_case: UseCase) -> Iterator[Transition]:
+def fold(items: Sequence[Item], use_case: UseCase) -> list[Transition]:
     """All transitions of one patient's alert, from its whole score history of one use case."""
     state = _State()
-    known_us = -(2**62)
-    for place, group in groupby(items, key=lambda item: item.place):
-        told = list(group)
-        known_us = max(known_us, *(item.known_us for item in told))
-        yield from _close(state, told, use_case, place, known_us)
-        touched = _take_in(state, told, use_case)
-        yield from _move(state, touched, use_case, place, known_us, ticked=any(i.kind == codes.TICK for i in told))
+    made: list[Transition] = []
+    known_us, i = -(2**62), 0
+    while i < len(items):
+        place, end = items[i].place, i + 1
+        while end < len(items) and items[end].place == place:
+            end += 1
+        told = items[i:end]
+        i = end
+        known_us = max(known_us, told[-1].known_us, told[0].known_us)
+        if state.status != "none":
+            made += _close(state, told, use_case, place, known_us)
+        touched = _take_in(state, told)
+        if touched or state.status != "none":
+            made += _move(state, touched, use_case, place, known_us, ticked=told[-1].kind == codes.TICK)
+    return made
 
 
-def _take_in(state: _State, told: Sequence[Item], use_case: UseCase) -> bool:
+def _take_in(state: _State, told: Sequence[Item]) -> bool:
     """Learn the score records of one place; whether any concerns the support, before or after."""
     touched = False
     for item in told:
         if item.kind != SCORE:
             continue
-        fresh = state.fresh.get(item.encounter)
-        if fresh is None:
-            fresh = state.fresh[item.encounter] = item.known_us - item.index_us <= use_case.definition.fresh_for_hours * HOUR_US
-        if fresh and item.flagged:
+        if item.supports and item.encounter not in state.spent:
             state.support[item.encounter] = item
+            state.members.add(item.encounter)
             touched = True
         elif state.support.pop(item.encounter, None) is not None:
             touched = True
@@ -134,8 +142,6 @@ def _take_in(state: _State, told: Sequence[Item], use_case: UseCase) -> bool:
 
 def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, known_us: int) -> Iterator[Transition]:
     """Death, the outcome itself and expiry end an alert, before anything else that the same place tells."""
-    if state.status == "none":
-        return
     at_risk_us = use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us
     latest_us = max((x.index_us for x in state.support.values()), default=None)
     reason = ""
@@ -148,8 +154,8 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
             reason = "expired"
     if reason:
         yield _step(state, place, known_us, "closed", notify=False, reason=reason)
-        state.fresh = dict.fromkeys(state.fresh, False)
-        state.support = {}
+        state.spent |= state.members
+        state.members, state.support = set(), {}
         state.status = "none"
 
 
@@ -202,13 +208,14 @@ def score_record(
     revision: int,
     status: int,
     flagged: bool,
+    fresh: bool,
     use_case: str,
     name: str,
 ) -> bytes:
     """A score as a record of the score history, with the encounter's name behind it."""
     head = fact.pack(
         identity=encounter, event_us=index_us, stamp_us=known_us, value=risk if risk is not None else 0.0, episode=fact.hash64(use_case),
-        place=place, ordinal=revision, concept=SCORE, status=status, flags=FLAGGED if flagged else 0,
+        place=place, ordinal=revision, concept=SCORE, status=status, flags=FLAGGED * flagged | FRESH * fresh,
     )  # fmt: skip
     return head + fact.name_records(name.encode(), place=place)
 
@@ -218,18 +225,23 @@ def mark(kind: int, *, place: int, event_us: int, known_us: int) -> bytes:
     return fact.pack(identity=bytes(16), event_us=event_us, stamp_us=known_us, place=place, concept=kind)
 
 
-def items(records: npt.NDArray[np.void], use_case: str) -> list[Item]:
-    """The score history of one use case, with the marks that concern all."""
+def items(records: npt.NDArray[np.void], starts: Sequence[int], use_case: str) -> list[list[Item]]:
+    """The score histories of one use case of several patients, with the marks that concern all use cases.
+
+    Args:
+        records: The patients' records, one patient after the other.
+        starts: Where each patient begins, and the end.
+    """
     kind = records["concept"]
     row = np.flatnonzero((kind != codes.NAME) & ((kind != SCORE) | (records["episode"] == fact.hash64(use_case))))
     some = records[row]
-    flagged = (some["concept"] == SCORE) & (some["status"] == SCORED) & (some["flags"] & FLAGGED > 0)
+    supports = (some["concept"] == SCORE) & (some["status"] == SCORED) & (some["flags"] == FLAGGED | FRESH)
     ids = np.stack([some["id_hi"], some["id_lo"]], axis=1).tobytes()
-    columns = (some[name].tolist() for name in ("place", "concept", "event_us", "stamp_us", "value"))
-    return [
-        Item(place, concept, ids[16 * n : 16 * n + 16], at, index_us, known_us, risk, flag)
-        for n, (place, concept, index_us, known_us, risk, at, flag) in enumerate(zip(*columns, row.tolist(), flagged.tolist(), strict=True))
-    ]
+    place, concept, index_us, known_us, risk = (some[name].tolist() for name in ("place", "concept", "event_us", "stamp_us", "value"))
+    encounter = [ids[n : n + 16] for n in range(0, len(ids), 16)]
+    made = list(map(Item, place, concept, encounter, row.tolist(), index_us, known_us, risk, supports.tolist()))
+    bounds = np.searchsorted(row, starts).tolist()
+    return [made[begin:end] for begin, end in pairwise(bounds)]
 
 
 def written(transition: Transition, records: npt.NDArray[np.void], *, patient_id: str, use_case: str, cause: Score | None) -> Alert:

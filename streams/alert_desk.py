@@ -119,6 +119,8 @@ class AlertDesk:
 
     def _score(self, held: _Partition, told: dict[bytes, Told], new: list[tuple[int, bytes]], one: Issued) -> None:
         score, patient = one.score, one.score.patient_id.encode()
+        if not score.flagged and patient not in held.waiting:
+            return  # no alert is open, and this opens none
         use_case = self._use_cases[score.use_case]
         mine = told.setdefault(patient, Told())
         mine.parts.append(
@@ -131,6 +133,7 @@ class AlertDesk:
                 revision=score.revision,
                 status=_STATUS[score.status],
                 flagged=score.flagged,
+                fresh=one.fresh,
                 use_case=score.use_case,
                 name=score.encounter_id,
             )
@@ -138,11 +141,9 @@ class AlertDesk:
         if score.flagged:
             ends_us = one.index_us + use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us + 1
             self._book(held, new, max(ends_us, one.known_us + 1), patient)
-            mine.newest_index_us = NEVER_US  # from now on this patient's score history is always looked at
-        elif patient in held.waiting:
+        else:
             self._book(held, new, one.known_us + use_case.definition.settle_minutes * MINUTE_US, patient)
-        if score.flagged or patient in held.waiting:
-            mine.oldest_us = ALWAYS_US
+        mine.oldest_us = ALWAYS_US
 
     def _book(self, held: _Partition, new: list[tuple[int, bytes]], when_us: int, patient: bytes) -> None:
         heapq.heappush(held.state.booked, (when_us, patient))
@@ -177,10 +178,12 @@ class AlertDesk:
             known = causes.get(key)
             if one.score.role == "champion" and (known is None or (one.score.risk or 0.0) > (known.score.risk or 0.0)):
                 causes[key] = one
-        for patient, stored in histories.items():
-            records = np.frombuffer(stored, fact.HEAD)
-            for name, use_case in self._use_cases.items():
-                for step in alert.fold(alert.items(records, name), use_case):
+        patients = list(histories)
+        records = np.frombuffer(b"".join(histories.values()), fact.HEAD)
+        starts = np.cumsum([0, *(len(stored) // fact.HEAD_BYTES for stored in histories.values())]).tolist()
+        for name, use_case in self._use_cases.items():
+            for patient, items in zip(patients, alert.items(records, starts, name), strict=True):
+                for step in alert.fold(items, use_case):
                     if since <= step.place < until:
                         cause = causes.get((patient, name, step.place))
                         score = cause.score if cause else None

@@ -224,12 +224,12 @@ class Retry:
     """Came from the controls, or from a feed whose topic is gone."""
 
     def sentence(self) -> str:
-        parts = [f"put {self.sent:,} records on their feeds again"]
-        parts += [f"{self.refused_again:,} of them would be refused again by this version"] if self.refused_again else []
-        parts += [f"{self.before:,} were retried before"] if self.before else []
+        parts = [f"put on their feeds again: {self.sent:,}"]
+        parts += [f"of them this version would refuse again: {self.refused_again:,}"] if self.refused_again else []
+        parts += [f"retried before: {self.before:,}"] if self.before else []
         if self.not_kept:
-            parts.append(f"{self.not_kept:,} are not kept here (over {RECORD_BYTES_MAX:,} bytes, or empty) and lie in their feeds only")
-        parts += [f"{self.not_a_feed:,} came from no feed that there is"] if self.not_a_feed else []
+            parts.append(f"not kept here (over {RECORD_BYTES_MAX:,} bytes, or empty), only in their feeds: {self.not_kept:,}")
+        parts += [f"from no feed that there is: {self.not_a_feed:,}"] if self.not_a_feed else []
         return " · ".join(parts)
 
 

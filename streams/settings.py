@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     stages: list[Stage] = ["admit", "score"]
     known_time: Literal["append", "given"] = "append"
     """`append`: known when it reached `facts` (live). `given`: the events carry it (history through the feeds)."""
-    batch_records_max: int = Field(default=2_000, ge=1, le=20_000)
+    batch_records_max: int = Field(default=5_000, ge=1, le=20_000)
     polls_ahead: int = Field(default=2, ge=1, le=8)
     commit_every_s: float = Field(default=1.0, ge=0.05, le=60)
     session_timeout_s: float = Field(default=10.0, ge=2, le=120)

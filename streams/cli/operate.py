@@ -181,7 +181,7 @@ def rebuild(
         _check(told, models, partitions, as_json)
         return
     dropped = asyncio.run(state_check.drop(told, partitions, say))
-    text = f"dropped {len(dropped)} partitions: about {sum(dropped.values()):,} facts will be read again"
+    text = f"partitions dropped: {len(dropped)}; about {sum(dropped.values()):,} facts will be read again"
     result({"partitions": sorted(dropped), "facts": sum(dropped.values())}, text, as_json=as_json)
 
 

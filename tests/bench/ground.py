@@ -6,21 +6,22 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from features.event import FEEDS
 from models.artifact import Model
-from streams.admit import CONTROLS
+from streams.admit import CONTROLS, Row
 from streams.bus import Bus, partitioner
-from streams.topics import Names
+from streams.settings import Settings
 from tests.bench import task
+from tests.bench.generation import Generation
 from tests.bench.task import PARTITIONS, Event
 from tests.live import services
-from tests.live.system import System
 
 TICKS_S = os.sysconf("SC_CLK_TCK")
 ROWS_AT_ONCE = 500
@@ -91,6 +92,18 @@ class Ground:
     model_file: Path
     runs: int = 0
 
+    def __post_init__(self) -> None:
+        self._admin = AdminClient({"bootstrap.servers": self.kafka.address, "log_level": 0})
+
+    @cached_property
+    def _fact_rows(self) -> dict[int, list[Row]]:
+        return task.fact_rows(self.told, self.model)
+
+    @property
+    def controls(self) -> int:
+        """How many controls the task has."""
+        return len(task.controls(self.told, self.model))
+
     @property
     def merged(self) -> str:
         """Topic with all events in known-time order by partition: what the peers read."""
@@ -109,32 +122,30 @@ class Ground:
 
     def make_topics(self, names: Sequence[str], config: dict[str, str] | None = None) -> None:
         """Topics outside the product's own."""
-        admin = AdminClient({"bootstrap.servers": self.kafka.address})
         new = [NewTopic(name, PARTITIONS, 1, config=config if config is not None else FROM_HISTORY) for name in names]
-        for future in admin.create_topics(new).values():
+        for future in self._admin.create_topics(new).values():
             future.result(30)
 
-    def system(self, what: str, *, known_time: str = "given") -> System:
+    def generation(self, what: str, *, known_time: Literal["append", "given"] = "given") -> Generation:
         """A new generation on an empty Redis: nobody else's topics, groups or keys."""
         self.runs += 1
         self.redis.empty()
-        folder = self.folder / f"{what}-{self.runs}"
-        made = System(
-            self.kafka.address, self.redis.url, f"{what}{self.runs}.", folder, self.model_file, partitions=PARTITIONS, known_time=known_time
+        settings = Settings(
+            kafka_bootstrap=self.kafka.address, redis_url=self.redis.url, prefix=f"{what}{self.runs}.", known_time=known_time
         )
-        return made
+        return Generation(settings, self.folder / f"{what}{self.runs}", self.model_file, PARTITIONS)
 
-    def fill_facts(self, system: System) -> int:
+    def fill_facts(self, made: Generation) -> int:
         """A ready log: the rows of `facts` as admission writes them in known-time order; returns how many."""
-        rows = task.fact_rows(self.told, self.model)
+        rows = self._fact_rows
 
         async def fill() -> None:
-            bus = Bus(system.settings)
+            bus = Bus(made.settings)
             await bus.start()
             try:
                 for begin in range(0, max(map(len, rows.values())), ROWS_AT_ONCE):
                     for partition, log in rows.items():
-                        for ack in await bus.send(Names(system.prefix).facts, partition, log[begin : begin + ROWS_AT_ONCE]):
+                        for ack in await bus.send(made.names.facts, partition, log[begin : begin + ROWS_AT_ONCE]):
                             await ack
             finally:
                 await bus.stop()
@@ -142,10 +153,10 @@ class Ground:
         asyncio.run(fill())
         return sum(map(len, rows.values()))
 
-    def fill_feeds(self, system: System) -> int:
+    def fill_feeds(self, made: Generation) -> int:
         """The events on their feeds as a backlog, and the controls; returns how many records."""
         controls = task.controls(self.told, self.model)
-        self._produce((system.prefix + e.feed, e) for e in [*controls, *self.told])
+        self._produce((made.prefix + e.feed, e) for e in [*controls, *self.told])
         return len(controls) + len(self.told)
 
     def _produce(self, events: Iterable[tuple[str, Event]]) -> None:
@@ -165,26 +176,29 @@ class Ground:
         if producer.flush(60):
             raise services.ServiceFailed("the broker did not take the events of the bench")
 
-    def drop(self, system: System) -> None:
+    def drop(self, made: Generation) -> None:
         """Delete the topics of a run."""
-        names = [system.prefix + name for name in (*FEEDS, CONTROLS, "facts", "scores", "alerts", "dead-letters")]
-        self.delete(names)
+        self.delete(made.all_topics)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete topics."""
-        for future in AdminClient({"bootstrap.servers": self.kafka.address}).delete_topics(list(names)).values():
+        for future in self._admin.delete_topics(list(names)).values():
             future.result(30)
 
     def values(self, topic: str) -> list[bytes]:
         """All values of a topic."""
+        return [value for _, value in self.records(topic)]
+
+    def records(self, topic: str) -> list[tuple[bytes | None, bytes]]:
+        """(key, value) of all records of a topic, each partition in its order."""
         consumer = Consumer({"bootstrap.servers": self.kafka.address, "group.id": f"read-{topic}", "enable.auto.commit": False})
-        found: list[bytes] = []
+        found: list[tuple[bytes | None, bytes]] = []
         try:
             parts = [TopicPartition(topic, p, 0) for p in range(PARTITIONS)]
             total = sum(consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts)
             consumer.assign(parts)
             while len(found) < total:
-                found += [m.value() for m in consumer.consume(5_000, 1.0) if m.error() is None]
+                found += [(m.key(), m.value()) for m in consumer.consume(5_000, 1.0) if m.error() is None]
         finally:
             consumer.close()
         return found

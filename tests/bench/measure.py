@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.bench.generation import Generation
 from tests.bench.ground import Ground, cpu_s
 from tests.live.services import ROOT
-from tests.live.system import System
 
 PATIENCE_S = 600.0
 COMMIT_EVERY_S = 0.2
@@ -94,8 +94,9 @@ def of_child(row: str, ground: Ground, module: str, *arguments: str) -> Run:
     drain = threading.Thread(target=lambda: errors.extend(child.stderr or ()), daemon=True)
     drain.start()
     for line in child.stdout or ():
-        if line.startswith(b"{"):
-            said = json.loads(line)
+        _, brace, words = line.partition(b"{")  # a program may draw a cursor before it
+        if brace:
+            said = json.loads(brace + words)
             marks.append(meter.mark(said["done"], said["cpu_s"]))
     code = child.wait(PATIENCE_S)
     drain.join(5)
@@ -107,13 +108,13 @@ def of_child(row: str, ground: Ground, module: str, *arguments: str) -> Run:
 class Progress:
     """How far a stage of the worker has committed, asked without joining its group."""
 
-    def __init__(self, system: System, stage: str, records: dict[str, int]) -> None:
+    def __init__(self, made: Generation, stage: str, records: dict[str, int]) -> None:
         self.total = sum(records.values())
-        self._parts = [TopicPartition(topic, p) for topic in records for p in range(system.partitions)]
+        self._parts = [TopicPartition(topic, p) for topic in records for p in range(made.partitions)]
         self._consumer = Consumer(
             {
-                "bootstrap.servers": system.kafka,
-                "group.id": f"{system.prefix}premonitor-{stage}",
+                "bootstrap.servers": made.settings.kafka_bootstrap,
+                "group.id": f"{made.prefix}premonitor-{stage}",
                 "enable.auto.commit": False,
                 "log_level": 0,
             }
@@ -127,20 +128,20 @@ class Progress:
         self._consumer.close()
 
 
-def of_worker(row: str, ground: Ground, system: System, stages: Sequence[str], records: dict[str, dict[str, int]], *flags: str) -> Run:
+def of_worker(row: str, ground: Ground, made: Generation, stages: Sequence[str], records: dict[str, dict[str, int]], *flags: str) -> Run:
     """A run of the shipped worker over what lies ready for it.
 
     Args:
         row: Name of the row.
         ground: Broker and Redis.
-        system: Where topics and groups are.
+        made: Where topics and groups are.
         stages: Which stages run.
         records: For each stage, topic → how many records it must commit.
         flags: Further flags of the worker.
     """
-    progress = [Progress(system, stage, records[stage]) for stage in stages]
+    progress = [Progress(made, stage, records[stage]) for stage in stages]
     told = [word for stage in stages for word in ("--stage", stage)]
-    worker = system.start(*told, *flags, env={"PREMONITOR_COMMIT_EVERY_S": str(COMMIT_EVERY_S)})
+    worker = made.start(*told, *flags, commit_every_s=str(COMMIT_EVERY_S))
     meter, first = Meter(row, ground, worker), None
     timer, deadline_s = threading.Event(), time.monotonic() + PATIENCE_S
     before = meter.mark(0.0)
@@ -154,27 +155,14 @@ def of_worker(row: str, ground: Ground, system: System, stages: Sequence[str], r
             if first is None:
                 first, before = (now if share > 0 else None), now
             if worker.poll() is not None or now.at_s > deadline_s:
-                raise RuntimeError(f"{row}: {done} of {[p.total for p in progress]} records\n{system.log_text()[-3000:]}")
+                raise RuntimeError(f"{row}: {done} of {[p.total for p in progress]} records\n{made.log_text()}")
             timer.wait(LOOK_EVERY_S)
     finally:
         for p in progress:
             p.close()
-        codes = system.stop()
-        if any(codes):
-            raise RuntimeError(f"{row}: the worker ended with {codes}\n{system.log_text()[-3000:]}")
+        made.stop()
 
 
 def as_json(runs: Sequence[Run]) -> list[dict[str, object]]:
     """Runs as plain values."""
     return [asdict(run) for run in runs]
-
-
-def middle(values: Sequence[float]) -> float:
-    """The median; NaN of none."""
-    return statistics.median(values) if values else float("nan")
-
-
-def ratios(runs: Sequence[Run], row: str, to: str) -> list[float]:
-    """CPU per event of `row` over that of `to`, repetition by repetition: what was measured together is compared."""
-    mine, others = ([run for run in runs if run.row == name] for name in (row, to))
-    return [a.per_event_us(a.worker_s) / b.per_event_us(b.worker_s) for a, b in zip(mine, others, strict=False) if b.worker_s > 0]

@@ -115,19 +115,20 @@ def save_model(folder: Path) -> Path:
     return path
 
 
-def events(n: int = 200_000, *, patients: int = 5_000, days: int = 730, late: float = 0.05, seed: int = 7) -> list[Event]:
+def events(n: int = 200_000, *, patients: int | None = None, days: int = 730, late: float = 0.05, seed: int = 7) -> list[Event]:
     """The events in known-time order; no two of them have the same event time.
 
     Args:
         n: How many.
-        patients: Among so many people, unevenly.
-        days: Over so long a time; shrinks with `n`, so that histories have their usual density.
+        patients: Among so many people, unevenly. Default: 40 events each.
+        days: Over so long a time.
         late: Share of results that become known 2 to 20 days after the draw.
         seed: Equal seeds, equal bytes.
     """
     rng = np.random.default_rng(seed)
-    weight = rng.gamma(2.0, 1.0, patients)
-    owner = rng.choice(patients, n, p=weight / weight.sum())
+    people = patients or max(1, n // 40)
+    weight = rng.gamma(2.0, 1.0, people)
+    owner = rng.choice(people, n, p=weight / weight.sum())
     event_us = BEGIN_US + rng.permutation(np.sort(rng.choice(days * DAY_US // 1000, n, replace=False))) * 1000
     is_visit = rng.random(n) < 0.2
     usual_us = np.where(is_visit, rng.integers(0, 10 * MINUTE_US, n), rng.integers(10 * MINUTE_US, DAY_US, n))

@@ -15,13 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from redis import Redis as RedisClient
 from redis.exceptions import RedisError
 
 from features.codes import codebook
-from features.event import FEEDS
 from features.log import Log
 from models import artifact, score
 from streams import topics
@@ -114,6 +113,14 @@ class System:
         for worker in self.running:
             worker.kill()
 
+    def close(self) -> None:
+        """Leave nothing behind: no process, no client, no topic."""
+        self.kill()
+        for client in self.__dict__.pop("_groups", {}).values():
+            client.close()
+        for gone in self._admin.delete_topics([self.prefix + t.name for t in topics.TOPICS]).values():
+            gone.exception()
+
     def log_text(self) -> str:
         return "\n".join(p.read_text(errors="replace") for p in sorted(self.folder.glob("*.log")))
 
@@ -128,18 +135,26 @@ class System:
         """A client of the Redis that holds the state."""
         return RedisClient.from_url(self.redis, socket_timeout=5)
 
+    def _partitions_of(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        one = (self.names.controls, self.names.dead_letters)
+        return [(name, p) for name in names for p in range(1 if name in one else self.partitions)]
+
     def ends(self, *names: str) -> dict[tuple[str, int], int]:
         """(topic, partition) → offset of the next record."""
-        one = (self.names.controls, self.names.dead_letters)
-        tps = [TopicPartition(name, p) for name in names for p in range(1 if name in one else self.partitions)]
-        asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in tps}, request_timeout=ASK_S)
+        latest = {TopicPartition(*tp): OffsetSpec.latest() for tp in self._partitions_of(names)}
+        asked = self._admin.list_offsets(latest, request_timeout=ASK_S)
         return {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
 
-    def committed(self, stage: str) -> dict[tuple[str, int], int]:
+    @cached_property
+    def _groups(self) -> dict[str, Consumer]:
+        """Clients that ask for the offsets of the groups and never join them. An `AdminClient` that asks may crash: it has no group."""
+        about = {"bootstrap.servers": self.kafka, "enable.auto.commit": False, "log_level": 0}
+        return {stage: Consumer({**about, "group.id": f"{self.prefix}premonitor-{stage}"}) for stage in BOTH}
+
+    def committed(self, stage: str, *names: str) -> dict[tuple[str, int], int]:
         """(topic, partition) → place up to which a stage has committed."""
-        group = f"{self.prefix}premonitor-{stage}"
-        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=ASK_S)
-        return {(tp.topic, tp.partition): tp.offset for tp in asked[group].result().topic_partitions}
+        asked = [TopicPartition(*tp) for tp in self._partitions_of(names)]
+        return {(tp.topic, tp.partition): max(tp.offset, 0) for tp in self._groups[stage].committed(asked, timeout=ASK_S)}
 
     def written(self, *names: str) -> int:
         """How many records stand in topics."""
@@ -155,18 +170,18 @@ class System:
         try:
             left = 0
             if "admit" in stages:
-                left += self._uncommitted("admit", [self.prefix + f for f in FEEDS] + [self.names.controls])
+                left += self._uncommitted("admit", *self.names.feeds, self.names.controls)
             if "score" in stages:
-                left += self._uncommitted("score", [self.names.facts])
+                left += self._uncommitted("score", self.names.facts)
                 for kind in "fa":
                     left += self.written(self.names.facts) - sum(self.places(kind).values())
             return left
         except (KafkaException, RedisError):
             return None
 
-    def _uncommitted(self, stage: str, names: Sequence[str]) -> int:
-        done = self.committed(stage)
-        return sum(end - max(done.get(tp, 0), 0) for tp, end in self.ends(*names).items())
+    def _uncommitted(self, stage: str, *names: str) -> int:
+        done = self.committed(stage, *names)
+        return sum(end - done[tp] for tp, end in self.ends(*names).items())
 
     def wait_done(self, stages: Sequence[str] = BOTH, patience_s: float = PATIENCE_S) -> None:
         """Until what is on the feeds is committed by admission, and what is on `facts` by scoring and in the state."""
@@ -244,9 +259,7 @@ def systems(kafka: Kafka, redis_server: Redis, folder: Path) -> Iterator[Callabl
         yield make
     finally:
         for system in made:
-            system.kill()
-            for answer in system._admin.delete_topics([system.prefix + t.name for t in topics.TOPICS]).values():
-                answer.exception()
+            system.close()
 
 
 def record_time_ms(event: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from tests.live.worker import pass_time, until
 
 Make = Callable[..., System]
 KILLED = 137
-STEPS = ("admit.polled", "admit.sent", "score.polled", "score.half_stored", "score.stored", "score.sent")
+STEPS = ("admit.polled:2", "admit.sent:2", "score.polled:3", "score.half_stored:3", "score.stored:3", "score.sent:3")
 RANDOM_KILLS = 20 - len(STEPS)
 SEED = int(os.environ.get("PREMONITOR_KILL_SEED", "1"))
 PAUSE_S = 15.0
@@ -29,10 +29,13 @@ def make(kafka: Kafka, redis_server: Redis, tmp_path: Path) -> Iterator[Make]:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_each_step_is_repeated_work_only(step: str, make: Make) -> None:
-    """The process ends at its third pass of a named step, with work half done before and behind it."""
+    """The process ends at the n-th pass of a named step, with work done before it and work left behind it."""
     system = make(partitions=3)
-    system.feed(logs.events("simulated", patients=12))
-    worker = system.start("--batch", "50", env={"PREMONITOR_CRASH_AT": f"{step}:3"})
+    events = logs.events("simulated", patients=12)
+    system.feed(events[:100])
+    worker = system.start("--batch", "50", env={"PREMONITOR_CRASH_AT": step})
+    until(lambda: system.written(system.names.facts) > 100 or not worker.running, "it works")
+    system.feed(events[100:])
     assert worker.exit_code() == KILLED
     left = system.left()
     assert left is not None
@@ -66,8 +69,6 @@ def test_a_frozen_worker_that_comes_back_changes_nothing(make: Make) -> None:
     """Of two workers one stands still for longer than its session; the other takes over; the first goes on where it stood."""
     system = make()
     events = logs.events("simulated", patients=120)
-    thirds = [events[n::3] for n in range(3)]
-    del thirds
     first, second = (system.start("--batch", "50", name=f"worker-{n}").wait_reading() for n in (1, 2))
     half = len(events) // 2
     system.feed(events[:half])

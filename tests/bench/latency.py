@@ -1,0 +1,162 @@
+"""Latency: from the moment at which a feed record is produced to the moment at which its score is read, both stages in one process.
+
+The feeds are paced; times of events are those of the moment, and known time is the log's append time, as live. Before the measured
+stretch the worker is given a history of each patient.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from features.clock import DAY_US, SystemClock, rfc3339
+from streams.bus import partitioner
+from tests.bench.ground import PARTITIONS, Ground
+from tests.bench.task import Event
+
+HISTORY_EVENTS = 20_000
+HISTORY_US = 90 * DAY_US
+"""Over so long a time."""
+WARM_UP_S = 2.0
+"""At the measured pace, before anything counts."""
+PATIENCE_S = 60.0
+
+
+@dataclass
+class Delay:
+    """Delays of the scores at one pace."""
+
+    rate: int
+    scores: int
+    missing: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    longest_ms: float
+    late_ms: float
+    """99th percentile of how far behind its pace a record was produced: the bench's own share."""
+
+    def sentence(self) -> str:
+        spread = f"p50 {self.p50_ms:.1f}, p90 {self.p90_ms:.1f}, p99 {self.p99_ms:.1f}, longest {self.longest_ms:.0f} ms"
+        return (
+            f"{self.rate:,} events/s: {spread}; {self.scores:,} scores, {self.missing} missing; produced up to {self.late_ms:.0f} ms late"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Reader(threading.Thread):
+    """Notes when the first score of each encounter is read."""
+
+    def __init__(self, kafka: str, topic: str) -> None:
+        super().__init__(daemon=True)
+        self.read_s: dict[str, float] = {}
+        self.ended = threading.Event()
+        about = {"group.id": f"{topic}-latency", "fetch.wait.max.ms": 5, "enable.auto.commit": False}
+        self._consumer = Consumer({"bootstrap.servers": kafka, **about})
+        self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
+
+    def run(self) -> None:
+        decode = msgspec.json.Decoder(_Scored).decode
+        while not self.ended.is_set():
+            for message in self._consumer.consume(500, 0.01):
+                if message.error() is None:
+                    self.read_s.setdefault(decode(message.value()).encounter_id, time.perf_counter())
+        self._consumer.close()
+
+
+class _Scored(msgspec.Struct):
+    encounter_id: str
+
+
+Message = tuple[str, bytes, bytes, str]
+"""(feed, patient, value, id where it is an encounter)"""
+
+
+def live(told: Sequence[Event], *, tag: str, newest_us: Callable[[], int], spread_us: int = 0) -> Iterator[Message]:
+    """The events told anew: each as old as it was when it became known, the known time left to the log.
+
+    Args:
+        told: Of the task.
+        tag: Begins every id.
+        newest_us: The moment at which each is told.
+        spread_us: The events lie over so long a time before it.
+    """
+    first_us, last_us = told[0].event_us, told[-1].event_us
+    for number, event in enumerate(told):
+        body = msgspec.json.decode(event.value)
+        past_us = (
+            spread_us * max(0, last_us - event.event_us) // max(1, last_us - first_us) if spread_us else event.known_us - event.event_us
+        )
+        body["event_time"], body["id"] = rfc3339(newest_us() - past_us), f"{tag}{number}"
+        del body["known_time"]
+        yield event.feed, event.patient, msgspec.json.encode(body), body["id"] if event.feed == "encounters" else ""
+
+
+def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
+    """The delays at one pace."""
+    made, now_us = ground.generation("pace", known_time="append"), SystemClock().now_us
+    producer = Producer({"bootstrap.servers": ground.kafka.address, "linger.ms": 0, "acks": 1, "log_level": 0})
+    partition_of = partitioner(PARTITIONS)
+
+    def produce(message: Message) -> None:
+        feed, patient, value, _ = message
+        producer.produce(made.prefix + feed, value, patient, partition_of(patient))
+        producer.poll(0)
+
+    history = ground.told[:HISTORY_EVENTS]
+    wanted = set()
+    for message in live(history, tag="past", newest_us=now_us, spread_us=HISTORY_US):
+        produce(message)
+        wanted |= {message[3]} - {""}
+    producer.flush(30)
+    reader = Reader(ground.kafka.address, made.names.scores)
+    reader.start()
+    made.start()
+    try:
+        await_scores(reader, wanted)
+        n = min(round((WARM_UP_S + seconds) * rate), len(ground.told))
+        made_s, late_s = pace(live(ground.told[-n:], tag="now", newest_us=now_us), produce, rate)
+        producer.flush(30)
+        counted = {name: at_s for name, at_s in made_s.items() if at_s >= min(made_s.values()) + WARM_UP_S}
+        await_scores(reader, counted.keys())
+    finally:
+        reader.ended.set()
+        reader.join(10)
+        made.stop()
+    delays_ms = np.array([reader.read_s[name] - at_s for name, at_s in counted.items() if name in reader.read_s]) * 1e3
+    p50, p90, p99 = np.percentile(delays_ms, [50, 90, 99]).tolist()
+    ground.drop(made)
+    late_ms = float(np.percentile(late_s, 99)) * 1e3
+    return Delay(rate, len(delays_ms), len(counted) - len(delays_ms), p50, p90, p99, float(delays_ms.max()), late_ms)
+
+
+def pace(messages: Iterable[Message], produce: Callable[[Message], None], rate: int) -> tuple[dict[str, float], list[float]]:
+    """Produce at a rate: (when each encounter was produced, how far behind the pace each record was)."""
+    made_s: dict[str, float] = {}
+    late_s: list[float] = []
+    timer, begun_s = threading.Event(), time.perf_counter()
+    for number, message in enumerate(messages):
+        due_s = begun_s + number / rate
+        while (left_s := due_s - time.perf_counter()) > 0:
+            timer.wait(left_s)
+        late_s.append(-left_s)
+        if message[3]:
+            made_s[message[3]] = time.perf_counter()
+        produce(message)
+    return made_s, late_s
+
+
+def await_scores(reader: Reader, wanted: Set[str]) -> None:
+    """Until all are read, or for so long."""
+    timer, deadline_s = threading.Event(), time.monotonic() + PATIENCE_S
+    while not wanted <= reader.read_s.keys() and time.monotonic() < deadline_s:
+        timer.wait(0.1)

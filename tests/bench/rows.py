@@ -1,0 +1,151 @@
+"""The rows of the table: what runs in each, and what its results are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from features import codes, fact
+from models import score
+from streams.admit import CONTROLS
+from streams.verify import conservation, verify
+from tests.bench import measure, plain
+from tests.bench.generation import Generation
+from tests.bench.ground import OUTPUTS, PARTITIONS, Ground
+from tests.bench.measure import Run
+
+TOLERANCE = 1e-12
+FAUST_EVENTS = 8_000
+"""The plain Faust worker is given so many events, the first ones."""
+Risks = dict[tuple[str, int], float]
+"""(encounter, revision) → risk."""
+
+
+def compare(given: Iterable[tuple[tuple[str, int], float | None]], expected: Risks) -> tuple[int, str]:
+    """How many scores are wrong, and the sentence about it; a repeat counts as one too many."""
+    seen: dict[tuple[str, int], float | None] = {}
+    repeats = 0
+    for key, risk in given:
+        repeats += key in seen
+        seen[key] = risk
+    missing, extra = len(expected.keys() - seen.keys()), len(seen.keys() - expected.keys()) + repeats
+    both = expected.keys() & seen.keys()
+    different = sum((risk := seen[key]) is None or abs(risk - expected[key]) > TOLERANCE for key in both)
+    return missing + extra + different, f"{len(seen):,} scores: missing {missing:,}, extra {extra:,}, different {different:,}"
+
+
+@dataclass
+class Bench:
+    """The rows over one ground, with the answers that each must give."""
+
+    ground: Ground
+    expected: Risks
+    revise: bool = True
+    """Whether Bytewax makes revisions too."""
+    peer_default_gc: bool = False
+    """Whether Bytewax keeps Python's own collector settings."""
+    batch: int = 0
+    """Records of a poll of the worker; 0: its default."""
+
+    def floor(self) -> Run:
+        """Bare aiokafka over a ready log."""
+        made = self.ground.generation("floor")
+        records = self.ground.fill_facts(made)
+        told = ("--records", str(records), "--events", str(len(self.ground.told)))
+        run = measure.of_child("floor", self.ground, "floor", "--topic", made.names.facts, *told)
+        self.ground.drop(made)
+        return run
+
+    def bytewax(self) -> Run:
+        """Bytewax over all events, its state in memory."""
+        expected = self.expected if self.revise else {key: risk for key, risk in self.expected.items() if key[1] == 0}
+        flags = ["--revise" if self.revise else "--no-revise", *(["--default-gc"] if self.peer_default_gc else [])]
+        return self._peer("bytewax", self.ground.merged, len(self.ground.told), expected, *flags)
+
+    def faust(self) -> Run:
+        """Plain Faust with Redis, on the head of the events, revision 0 only."""
+        n = min(FAUST_EVENTS, len(self.ground.told))
+        expected = plain.answers([e.value for e in self.ground.told[:n]], self.ground.model, revise=False)
+        self.ground.redis.empty()
+        return self._peer("faust", self.ground.head(n), n, expected, "--redis", self.ground.redis.url)
+
+    def _peer(self, name: str, read: str, events: int, expected: Risks, *flags: str) -> Run:
+        self.ground.runs += 1
+        write = f"{name}-{OUTPUTS}-{self.ground.runs}"
+        self.ground.make_topics([write])
+        told = ("--read", read, "--write", write, "--events", str(events))
+        run = measure.of_child(name, self.ground, f"peer_{name}", *told, *flags)
+        answers = [msgspec.json.decode(value, type=plain.Answer) for value in self.ground.values(write)]
+        run.wrong, run.check = compare((((a.encounter_id, a.revision), a.risk) for a in answers), expected)
+        self.ground.delete([write])
+        return run
+
+    def score(self) -> Run:
+        """The worker's score stage over a ready log."""
+        made = self.ground.generation("score")
+        facts = made.names.facts
+        records = {facts: self.ground.fill_facts(made)}
+        before = self.ground.redis.used_bytes()
+        run = measure.of_worker("score", self.ground, made, ["score"], {"score": records}, *self._flags())
+        n = len(self.ground.told)
+        run.more["redis_bytes_a_fact"] = (self.ground.redis.used_bytes() - before) / n
+        run.more["topic_bytes_a_fact"] = self.ground.kafka.log_bytes(facts) / n
+        self._prove(run, made, fed=False)
+        return run
+
+    def both(self) -> Run:
+        """The worker with both stages in one process over the feeds."""
+        made = self.ground.generation("both")
+        records = {"admit": self._fed(made), "score": {made.names.facts: self._facts()}}
+        run = measure.of_worker("both", self.ground, made, ["admit", "score"], records, *self._flags())
+        self._prove(run, made, fed=True)
+        return run
+
+    def admit(self) -> Run:
+        """The worker's admission alone."""
+        made = self.ground.generation("admit")
+        run = measure.of_worker("admit", self.ground, made, ["admit"], {"admit": self._fed(made)}, *self._flags())
+        self._check_order(run, made)
+        self.ground.drop(made)
+        return run
+
+    def _flags(self) -> list[str]:
+        return ["--batch", str(self.batch)] if self.batch else []
+
+    def _fed(self, made: Generation) -> dict[str, int]:
+        """Fill the feeds; topic → how many records it holds."""
+        records = self.ground.fill_feeds(made)
+        labs = sum(e.feed == "labs" for e in self.ground.told)
+        of_feed = {"labs": labs, "encounters": len(self.ground.told) - labs, CONTROLS: records - len(self.ground.told)}
+        return {made.prefix + feed: n for feed, n in of_feed.items()}
+
+    def _facts(self) -> int:
+        """How many records `facts` will hold: each control stands in every partition."""
+        return len(self.ground.told) + PARTITIONS * self.ground.controls
+
+    def _prove(self, run: Run, made: Generation, *, fed: bool) -> None:
+        """`premonitor verify` on the archive of the run, its conservation lines, and the plain reading of the task."""
+        log, issued = made.archived(), made.issued()
+        found = verify(log, [self.ground.model], issued)
+        scores = [score.decode(value) for _, value in issued]
+        wrong, words = compare((((s.encounter_id, s.revision), s.risk) for s in scores), self.expected)
+        broken = sum(not line.holds for line in conservation(log)) if fed else 0
+        run.wrong = wrong + found.missing + found.extra + found.different + broken
+        run.check = f"{words}; verify: {found.sentence()}" + (f"; conservation broken in {broken} feeds" if broken else "")
+        self.ground.drop(made)
+
+    def _check_order(self, run: Run, made: Generation) -> None:
+        """Every patient's facts must stand in `facts` once, in known-time order."""
+        wanted: dict[str, list[bytes]] = {}
+        for event in self.ground.told:
+            told = plain.decode(event.value)
+            wanted.setdefault(told.patient_id, []).append(told.id.encode())
+        came: dict[str, list[bytes]] = {}
+        for key, value in self.ground.records(made.names.facts):
+            if int.from_bytes(value[59:61], "little") < codes.CONTROL_FLOOR:
+                came.setdefault((key or b"").decode(), []).append(fact.source_id(value))
+        wrong = sum(came.get(patient) != ids for patient, ids in wanted.items()) + len(came.keys() - wanted.keys())
+        run.wrong = wrong
+        run.check = f"{sum(map(len, came.values())):,} facts: {wrong:,} patients out of order"

@@ -1,0 +1,157 @@
+"""Redis and Kafka that go away, come back or forget, and steps that raise: nothing is skipped, and what was lost is read again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import logs
+from tests.live.services import Kafka, Redis
+from tests.live.system import Event, System, systems
+from tests.live.worker import Worker, pass_time, until
+
+Make = Callable[..., System]
+OUT_OF_SERVICE = 3
+RAISING = Path(__file__).with_name("raising_worker.py")
+
+
+@pytest.fixture
+def make(kafka: Kafka, redis_server: Redis, tmp_path: Path) -> Iterator[Make]:
+    try:
+        yield from systems(kafka, redis_server, tmp_path)
+    finally:
+        for service in (kafka, redis_server):
+            service.resume()
+        if redis_server._process is None:
+            redis_server.start()
+
+
+def told(patients: int = 60, seed: int = 5) -> list[Event]:
+    return logs.events("simulated", patients=patients, seed=seed)
+
+
+def under_load(system: System, *, patients: int = 150, env: dict[str, str] | None = None) -> Worker:
+    """A worker amid a backlog: it has scored some, and has most before it."""
+    system.feed(told(patients))
+    worker = system.start("--batch", "50", env=env)
+    until(lambda: system.written(system.names.scores) > 50, "it works")
+    return worker
+
+
+def still_busy(system: System) -> bool:
+    left = system.left()
+    return left is None or left > 0
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_redis_killed_under_load_and_back(make: Make, redis_server: Redis) -> None:
+    """Two seconds without Redis: the worker waits, tries again and goes on."""
+    system = make()
+    worker = under_load(system)
+    redis_server.kill()
+    pass_time(2.0)
+    assert worker.running
+    redis_server.start()
+    system.wait_done()
+    assert worker.stop() == 0
+    system.prove()
+    assert "failed (1 of 8)" in worker.said(), "Redis went away when nothing was to be done"
+
+
+def test_redis_forgets_its_tail_under_load(make: Make, redis_server: Redis) -> None:
+    """A failover that lost acknowledged writes, in the middle of the work: found by the next write, and read again."""
+    system = make()
+    worker = under_load(system)
+    copy = redis_server.copy_data()
+    before = system.written(system.names.scores)
+    until(lambda: system.written(system.names.scores) > before + 50, "it works on")
+    redis_server.restart_from(copy)
+    assert still_busy(system), "Redis forgot when all was done"
+    system.wait_done()
+    assert worker.stop() == 0
+    system.prove()
+    assert "the store is at" in worker.said(), "Redis had forgotten nothing"
+
+
+def test_redis_forgets_its_tail_while_idle(make: Make, redis_server: Redis) -> None:
+    """Without traffic nobody writes: the idle check finds the loss, and what comes afterwards is scored on whole histories."""
+    system = make()
+    events = told()
+    system.feed(events[:400])
+    worker = system.start().wait_reading()
+    system.wait_done()
+    copy = redis_server.copy_data()
+    system.feed(events[400:1000])
+    system.wait_done()
+    redis_server.restart_from(copy)
+    assert sum(system.places().values()) < system.written(system.names.facts)
+    system.wait_done()
+    until(lambda: worker.counted("score", "idle_gap"), "it tells of what it found")
+    system.prove()
+    system.feed(events[1000:])
+    system.wait_done()
+    assert worker.stop() == 0
+    system.prove()
+
+
+def test_redis_away_for_good_ends_the_worker(make: Make, redis_server: Redis) -> None:
+    """It gives up within its bounds and says so; the next start finishes."""
+    system = make()
+    worker = under_load(system, env={"PREMONITOR_ATTEMPTS_MAX": "3"})
+    redis_server.kill()
+    assert worker.exit_code(30) == OUT_OF_SERVICE
+    assert "3 times in a row; nothing was skipped" in worker.said()
+    redis_server.start()
+    assert still_busy(system)
+    system.start()
+    system.wait_done()
+    system.prove()
+
+
+# --- Kafka ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_broker_is_waited_for(make: Make, kafka: Kafka) -> None:
+    """Eight seconds without an answer, longer than a session: afterwards the same worker goes on."""
+    system = make()
+    worker = under_load(system)
+    kafka.pause()
+    pass_time(8.0)
+    kafka.resume()
+    system.wait_done()
+    assert worker.stop() == 0
+    system.prove()
+
+
+# --- steps that raise -------------------------------------------------------------------------------------------------------------------
+
+
+def start_raising(system: System, what: str) -> Worker:
+    system.feed(told(20))
+    return system.start("--batch", "50", launcher=[sys.executable, str(RAISING)], env={"RAISE": what, "RAISE_AT": "3"})
+
+
+def test_an_exception_in_a_step_is_told_and_tried_again(make: Make) -> None:
+    system = make(partitions=3)
+    worker = start_raising(system, "error")
+    system.wait_done()
+    until(lambda: worker.counted("score", "retried"), "it tells of what it tried again")
+    assert worker.stop() == 0
+    system.prove()
+    assert "failed (1 of 8): Broken" in worker.said()
+
+
+def test_an_agent_that_dies_ends_the_worker(make: Make) -> None:
+    """A dead agent would leave its channel to nobody: the process ends with a code that is not 0, and the next start finishes."""
+    system = make(partitions=3)
+    worker = start_raising(system, "end")
+    assert worker.exit_code(30) not in (0, None)
+    assert still_busy(system)
+    system.start()
+    system.wait_done()
+    system.prove()
