@@ -23,6 +23,7 @@ TICK, ACTIVATE = 65_000, 65_001
 NAME = 65_535
 """A record of a history that holds the source's identifier of the encounter before it."""
 
+_KIND_OF_CONCEPT = {"lab": "measurement", "vital": "measurement"}
 _KIND_CONCEPT = {"medication_order": 30, "medication_administration": 31}
 
 
@@ -76,7 +77,10 @@ class Codebook:
         if number is None:
             if len(self._seen) > 200_000:  # a source that invents codes must not fill the memory
                 self._seen.clear()
-            number = self._seen[key] = _KIND_CONCEPT.get(kind) or self._look_up(system, code)
+            number = _KIND_CONCEPT.get(kind) or self._look_up(system, code)
+            if self.concepts[number].kind != _KIND_OF_CONCEPT.get(kind, kind):
+                number = OTHER  # a LOINC code on the feed of conditions is no laboratory result
+            self._seen[key] = number
         return number
 
     def _look_up(self, system: str, code: str) -> int:
@@ -102,7 +106,9 @@ class Codebook:
             concept = self.concepts[number]
             known = ", ".join(u for n, u in self._units if n == number)
             raise Rejected(
-                "unit", f"this unit is not known for {concept.name}; expected one of {known}. Add it to features/codes/units.csv"
+                "unit",
+                f"this unit is not known for {concept.name}; expected one of {known}. Convert at the source, "
+                "or add it to features/codes/units.csv (a new generation)",
             )
         converted = value * factor
         if not math.isfinite(converted):

@@ -80,6 +80,9 @@ def decode(feed: str, value: bytes | None) -> Any:
 def _verdict(error: msgspec.ValidationError) -> Rejected:
     """msgspec names rule and path but not the input; sort its sentence into our reason codes."""
     text = str(error)
+    if text.startswith("Invalid enum value"):  # it repeats the word that came: keep the path only
+        path = text.rpartition(" - at ")[2]
+        return Rejected("unknown-version" if path == "`$.schema_version`" else "bad-value", f"a word outside the list - at {path}")
     if "missing required field" in text:
         reason = "missing-field"
     elif "$.schema_version" in text:
@@ -88,6 +91,4 @@ def _verdict(error: msgspec.ValidationError) -> Rejected:
         reason = "bad-time"
     else:
         reason = "bad-value"
-    if text.startswith("Invalid enum value"):
-        text = "a word outside the list" + text.partition(" - at")[2].join((" - at", ""))
     return Rejected(reason, text)

@@ -211,6 +211,18 @@ KINDS: dict[str, type[Event]] = {cls.model_fields["kind"].default: cls for cls i
 FEED_OF_KIND: dict[str, str] = {cls.model_fields["kind"].default: feed for feed, cls in FEEDS.items()}
 
 
+def validate(feed: str, value: bytes) -> Event:
+    """The event in one feed record, by the written contract.
+
+    Raises:
+        msgspec.DecodeError: not one JSON object in UTF-8; what stands in unknown fields is skipped unread.
+        pydantic.ValidationError: not an event of this feed.
+    """
+    cls = FEEDS[feed]
+    parts = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+    return cls.model_validate({name: msgspec.json.decode(raw) for name, raw in parts.items() if name in cls.model_fields})
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of every feed, by feed name."""
     return {feed: cls.model_json_schema() for feed, cls in FEEDS.items()}

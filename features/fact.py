@@ -156,7 +156,7 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
     tail = Told(
         kind=kind,
         code_system=getattr(event, "code_system", ""),
-        code=getattr(event, "code", ""),
+        code=getattr(event, "code", getattr(event, "from_patient_id", "")),
         value=getattr(event, "value", None),
         comparator=getattr(event, "comparator", None),
         unit=getattr(event, "unit", ""),

@@ -102,6 +102,7 @@ class LogWriter:
     _controls: list[tuple[int, int, bytes, bytes]] = field(default_factory=list)
     _waiting: int = 0
     facts: int = 0
+    known_until_us: int = fact.NO_STAMP
 
     def __enter__(self) -> LogWriter:
         if self.path.exists():
@@ -121,6 +122,7 @@ class LogWriter:
     def fact(self, patient_id: str, value: bytes) -> None:
         """Append a fact: a value of `facts` whose head carries its stamp."""
         self._rows[bucket_of(patient_id, self.buckets)].append((self.seq, patient_id, value))
+        self.known_until_us = max(self.known_until_us, int.from_bytes(value[25:33], "little", signed=True))
         self.seq += 1
         self.facts += 1
         self._waiting += 1
@@ -131,6 +133,7 @@ class LogWriter:
         """Append a control record."""
         head = fact.heads([value])[0]
         self._controls.append((self.seq, int(head["stamp_us"]), value[1:17], value))
+        self.known_until_us = max(self.known_until_us, int(head["stamp_us"]))
         self.seq += 1
 
     def close(self, *, feeds: dict[str, dict[str, Any]]) -> None:
@@ -147,6 +150,7 @@ class LogWriter:
             "buckets": self.buckets,
             "facts": self.facts,
             "controls": len(self._controls),
+            "known_until_us": self.known_until_us,
             "feeds": feeds,
         }
         (self._part / "log.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -204,14 +208,22 @@ class Log:
         if not about.is_file():
             raise InputError(f"{path} is not a log: it has no log.json. Make one with: premonitor import … --out {path}")
         self.path, self.book = path, book
-        self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
-        if self.about.get("format") != FORMAT:
-            raise InputError(f"{path} has format {self.about.get('format')}, this version reads {FORMAT}")
+        try:
+            content = json.loads(about.read_text(encoding="utf-8"))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict) or not {"format", "codes", "buckets", "feeds", "known_until_us"} <= content.keys():
+            raise InputError(f"{about} is not readable as the head of a log: was it cut short or edited? Make the log anew")
+        self.about: dict[str, Any] = content
+        if self.about["format"] != FORMAT:
+            raise InputError(f"{path} has format {self.about['format']}, this version reads {FORMAT}")
         if self.about["codes"] != book.content_hash:
             raise InputError(
                 f"{path} was made with code sets {self.about['codes']}, this version has {book.content_hash}: import its source again (S11)"
             )
         self.buckets: int = self.about["buckets"]
+        self.known_until_us: int = self.about["known_until_us"]
+        """Greatest stamp of the log: what lies behind it was not observed."""
         table = pq.read_table(path / "controls.parquet")
         stamps = table["stamp_us"].to_numpy()
         self.controls = Controls(table["seq"].to_numpy(), np.maximum.accumulate(stamps), table["value"].to_pylist())

@@ -14,7 +14,6 @@ from features.usecase import UseCase
 
 EVENT, NO_EVENT, DEATH, CENSORED = range(4)
 STATUS_NAMES = ("event", "no_event", "death", "censored")
-_PRIORITY_NAMES = {number: name or "unknown" for name, number in fact.PRIORITY.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,9 @@ class Labels:
         return np.where(self.status == EVENT, 1.0, np.where(self.status == NO_EVENT, 0.0, np.nan))
 
 
-def labels(h: Histories, use_case: UseCase, *, seg: Int, index_us: Int, episode: npt.NDArray[np.uint64]) -> Labels:
+def labels(
+    h: Histories, use_case: UseCase, *, seg: Int, index_us: Int, episode: npt.NDArray[np.uint64], as_of_us: int = NEVER_US
+) -> Labels:
     """The labels of questions, from all that was ever told (hindsight is what a label is).
 
     The time at risk is `(index_time + gap, index_time + gap + horizon]`; an event exactly at its end counts, one at its start does not.
@@ -42,43 +43,46 @@ def labels(h: Histories, use_case: UseCase, *, seg: Int, index_us: Int, episode:
         h: Folded histories.
         use_case: Gives the outcome.
         seg: Patient of each question, shape (n,), with its index time and the episode of its encounter.
+        as_of_us: Nothing behind it was observed: coverage that lasts ends here.
     """
     outcome = use_case.definition.outcome
     final = h.present & (h.until == NEVER)
-    sufficient = h.present & np.isin(h.concept, use_case.outcome_concepts)
-    if outcome.priorities is not None:
-        allowed = [n for n, name in _PRIORITY_NAMES.items() if name in outcome.priorities]
-        sufficient &= np.isin(h.flags & fact.PRIORITY_MASK, allowed)
+    sufficient = h.present & (h.status != fact.PLANNED) & use_case.is_outcome(h.concept, h.flags)
     begin_us = index_us + outcome.gap_days * DAY_US
     end_us = begin_us + use_case.horizon_us
     known_us = np.full(len(seg), NEVER_US)
     for i in np.flatnonzero(sufficient & final).tolist():
-        part = slice(np.searchsorted(seg, h.seg[i]), np.searchsorted(seg, h.seg[i], side="right"))
-        hit = (h.event_us[i] > begin_us[part]) & (h.event_us[i] <= end_us[part])
-        if not outcome.own_episode:
-            hit &= (episode[part] != h.episode[i]) | (h.episode[i] == 0)
+        part = slice(int(np.searchsorted(seg, h.seg[i])), int(np.searchsorted(seg, h.seg[i], side="right")))
+        hit = np.ones(part.stop - part.start, bool)
         version = i
         while version >= 0:  # back to the first version that said so
+            said = (h.event_us[version] > begin_us[part]) & (h.event_us[version] <= end_us[part])
+            if not outcome.own_episode:
+                said &= (episode[part] != h.episode[version]) | (h.episode[version] == 0)
+            if version == i:
+                hit = said
             if sufficient[version]:
-                said = hit & (h.event_us[version] > begin_us[part]) & (h.event_us[version] <= end_us[part])
+                said &= hit
                 known_us[part][said] = np.minimum(known_us[part][said], h.known_us[version])
             version = int(h.earlier[version])
-    followed_us, death_us = _followed_until(h, final, use_case)
+    followed_us, death_us = _followed_until(h, final, use_case, as_of_us)
     status = np.where(followed_us[seg] >= end_us, NO_EVENT, np.where(death_us[seg] <= end_us, DEATH, CENSORED))
     status[known_us < NEVER_US] = EVENT
     mature_us = np.where(followed_us[seg] >= end_us, end_us, NEVER_US)
     return Labels(status, np.where(status == EVENT, known_us, np.where(status == NO_EVENT, mature_us, NEVER_US)), mature_us)
 
 
-def _followed_until(h: Histories, final: npt.NDArray[np.bool_], use_case: UseCase) -> tuple[Int, Int]:
-    """(end of follow-up, death) of each patient."""
+def _followed_until(h: Histories, final: npt.NDArray[np.bool_], use_case: UseCase, as_of_us: int) -> tuple[Int, Int]:
+    """(end of follow-up, death) of each patient. Death ends follow-up."""
     patients = len(h.start) - 1
     followed, death = np.full(patients, -NEVER_US), np.full(patients, NEVER_US)
     cover = final & (h.concept == use_case.follow_up_concept)
-    length = np.where(np.isnan(h.value[cover]), float(NEVER_US // 2), h.value[cover]).astype(np.int64)
-    np.maximum.at(followed, h.seg[cover], h.event_us[cover] + length)
+    end = np.where(np.isnan(h.value[cover]), as_of_us, h.event_us[cover] + np.nan_to_num(h.value[cover]).astype(np.int64))
+    np.maximum.at(followed, h.seg[cover], end)
     died = final & (h.concept == use_case.book.by_name["death"].number)
     np.minimum.at(death, h.seg[died], h.event_us[died])
     last = np.full(patients, -NEVER_US)
-    np.maximum.at(last, h.seg[final], h.event_us[final])
-    return np.where(followed == -NEVER_US, last, followed), death
+    happened = final & (h.status != fact.PLANNED)
+    np.maximum.at(last, h.seg[happened], h.event_us[happened])
+    followed = np.where(followed == -NEVER_US, last, followed)
+    return np.minimum(followed, np.where(death < NEVER_US, death, followed)), death

@@ -47,17 +47,6 @@ class Told:
     """Latest index time that the batch's encounters may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A death, or an event that is some use case's outcome."""
-
-    place: int
-    patient: bytes
-    concept: int
-    event_us: int
-    stamp_us: int
-
-
 @dataclass(slots=True)
 class Packed:
     """A batch, patient by patient in order of first mention."""
@@ -67,7 +56,11 @@ class Packed:
     """Newly booked visits."""
     controls: list[tuple[int, int]] = field(default_factory=list)
     """(place, stamp) of each control."""
-    watched: list[Watched] = field(default_factory=list)
+
+
+def index_times(use_cases: Iterable[UseCase]) -> list[tuple[str, int]]:
+    """When the use cases ask about a visit: (start or end, µs after it). Histories wait for booked visits at these times."""
+    return sorted({(u.definition.index.at, u.offset_us) for u in use_cases})
 
 
 class Packer:
@@ -83,8 +76,10 @@ class Packer:
     def __init__(self, use_cases: Iterable[UseCase], state: PartitionState | None = None, *, exact_from: int = 0) -> None:
         self.state = state or PartitionState()
         self._exact_from = exact_from
+        self._served_us: int | None = self.state.control_us if exact_from else None
+        """Bookings up to here were served before `exact_from`."""
         use_cases = list(use_cases)
-        self._offsets = sorted({(u.definition.index.at, u.offset_us) for u in use_cases})
+        self._offsets = index_times(use_cases)
         self._watch = {codes.DEATH, *(c for u in use_cases for c in u.outcome_concepts)}
         self._waiting = {patient for _, patient in self.state.booked}
 
@@ -108,7 +103,7 @@ class Packer:
         heads["place"] = places
         stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, stamps_us, heads["stamp_us"])
         is_control = heads["concept"] >= codes.CONTROL_FLOOR
-        control_us = np.maximum.accumulate(np.where(is_control, stamp, self.state.control_us))
+        control_us = np.maximum(np.maximum.accumulate(np.where(is_control, stamp, fact.NO_STAMP)), self.state.control_us)
         heads["stamp_us"] = np.maximum(stamp, control_us)
         raw = heads.tobytes()
         concepts, plain = heads["concept"].tolist(), ((heads["version"] == 1) & (heads["status"] < fact.GONE)).tolist()
@@ -126,13 +121,11 @@ class Packer:
             if told is None:
                 told = patients[key] = Told()
             told.parts.append(raw[j * 64 : j * 64 + 64])
-            if concept in watch and plain[j]:
-                out.watched.append(Watched(int(places[j]), key, concept, events[j], int(stamp[j])))
             if 0 < concept <= LAST_VISIT:
                 told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
                 told.oldest_us = ALWAYS_US
                 self._book(out, told, key, events[j], float(heads["value"][j]), stamps[j])
-            elif not plain[j] or (waiting and key in waiting):
+            elif not plain[j] or concept in watch or (waiting and key in waiting):
                 told.oldest_us = ALWAYS_US
             elif events[j] < told.oldest_us:
                 told.oldest_us = events[j]
@@ -159,7 +152,11 @@ class Packer:
             payload = fact.control_payload(value)
             if all(payload["id"] != known["id"] for known in self.state.activations):
                 self.state.activations.append({**payload, "place": place})
-        woken = due_patients(self.state.booked, control_us, keep=place < self._exact_from)
+        exact = place >= self._exact_from
+        if exact and self._served_us is not None:
+            due_patients(self.state.booked, self._served_us, keep=False)
+            self._served_us = None
+        woken = due_patients(self.state.booked, control_us, keep=not exact)
         if not woken:
             return
         head[24:32] = control_us.to_bytes(8, "little", signed=True)

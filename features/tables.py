@@ -58,7 +58,9 @@ def labels_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> 
         for chunk in chunks(log, [use_case]):
             found = index_answers(chunk, use_case)
             h = chunk.histories
-            told = labels(h, use_case, seg=found.seg, index_us=found.index_us, episode=h.episode[found.encounter])
+            told = labels(
+                h, use_case, seg=found.seg, index_us=found.index_us, episode=h.episode[found.encounter], as_of_us=log.known_until_us
+            )
             out_of_cohort = found.status == EXCLUDED
             label = told.label
             label[out_of_cohort] = np.nan

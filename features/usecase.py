@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from features import fact
@@ -94,7 +96,7 @@ class Definition(_Part):
     """The share of visits that the team can review; the threshold is chosen to flag as many."""
     revise_for_days: int = Field(default=30, ge=0, le=365)
     fresh_for_hours: int = Field(default=72, ge=1, le=8_760)
-    settle_minutes: int = Field(default=10, ge=0, le=1_440)
+    settle_minutes: int = Field(default=10, ge=1, le=1_440)
     notify_rise: float = Field(default=0.10, gt=0, lt=1)
     """An open alert notifies again when its risk rose by at least this."""
     history_facts_max: int = Field(default=100_000, ge=100)
@@ -164,6 +166,15 @@ class UseCase:
     @property
     def offset_us(self) -> int:
         return round(self.definition.index.offset_hours * 3600) * SECOND_US
+
+    def is_outcome(self, concept: npt.NDArray[np.int64], flags: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether facts with these concepts and flags are events of the outcome."""
+        hit = np.isin(concept, self.outcome_concepts)
+        priorities = self.definition.outcome.priorities
+        if priorities is not None:
+            allowed = [number for name, number in fact.PRIORITY.items() if (name or "unknown") in priorities]
+            hit &= np.isin(flags & fact.PRIORITY_MASK, allowed)
+        return hit
 
     @property
     def leaks(self) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from features import codes
 from features.errors import InputError
@@ -64,7 +65,7 @@ class Model:
 def version_of(artifact: Artifact) -> str:
     """Name of the use case and a hash of the content."""
     content = msgspec.json.encode(msgspec.structs.replace(artifact, version=""), order="sorted")
-    return f"{artifact.use_case['name']}-{hashlib.blake2b(content, digest_size=6).hexdigest()}"
+    return f"{artifact.use_case.get('name')}-{hashlib.blake2b(content, digest_size=6).hexdigest()}"
 
 
 def save(artifact: Artifact, path: Path) -> None:
@@ -90,13 +91,16 @@ def load(path: Path, book: codes.Codebook, *, use_case: UseCase | None = None) -
         raise InputError(f"{path}: no such model. Make one with: premonitor train LOG --use-case NAME --out {path}")
     try:
         artifact = msgspec.json.decode(file.read_bytes(), type=Artifact)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not a model: {error}") from None
     if artifact.format != FORMAT:
         raise InputError(f"{file} has format {artifact.format}, this version reads {FORMAT}")
     if artifact.version != version_of(artifact):
         raise InputError(f"{file} was changed after it was saved: its content is {version_of(artifact)}, it says {artifact.version}")
-    bound = bind(Definition.model_validate(artifact.use_case), source=str(file), book=book)
+    try:
+        bound = bind(Definition.model_validate(artifact.use_case), source=str(file), book=book)
+    except ValidationError:
+        raise InputError(f"{file} holds a use case that this version cannot read. Train again") from None
     if bound.content_hash != artifact.use_case_hash:
         raise InputError(f"{file} was trained with other code sets or another version of the features. Train again")
     if use_case is not None and use_case.content_hash != artifact.use_case_hash:

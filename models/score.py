@@ -42,7 +42,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     trigger: str
     """Id of that record."""
     status: str
-    """`scored`, `excluded`, `withdrawn`."""
+    """`scored`, `excluded`, `withdrawn`, `failed`."""
     reason: str
     risk: float | None
     flagged: bool
@@ -134,8 +134,8 @@ class Scorer:
         ):
             four = raw_ids[32 * i : 32 * i + 32]
             scored, share = status == SCORED, shares_rounded[i]
-            if scored and not math.isfinite(logits[i]):
-                raise InputError(f"model {model_version} gives a logit that is not finite: its coefficients are unusable. Train again")
+            failed = scored and not math.isfinite(logits[i])  # a value at the end of the floats must not stop the stream
+            scored &= not failed
             out.append(
                 Score(
                     score_id=blake2b(b"%b|%b|%b|%d" % (salt, patients[seg].encode(), four, version[i]), digest_size=16).hexdigest(),
@@ -148,8 +148,8 @@ class Scorer:
                     known_time=known[i],
                     revision=revision,
                     trigger=four[16:].hex(),
-                    status=STATUS_NAMES[status],
-                    reason=reason_names[reason],
+                    status="failed" if failed else STATUS_NAMES[status],
+                    reason="not_finite" if failed else reason_names[reason],
                     risk=self.risk(logits[i]) if scored else None,
                     flagged=scored and logits[i] >= self.model.threshold_logit,
                     contributions=[(topics[t], share[t]) for t in largest[i]] if scored else [],
@@ -169,6 +169,7 @@ class Issued(NamedTuple):
     """Place of its trigger."""
     encounter: bytes
     """Id of the encounter, 16 bytes."""
+    episode: int
     index_us: int
     known_us: int
     fresh: bool
@@ -220,8 +221,8 @@ class Desk:
                         ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
                         places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
                         fresh = h.known_us[part.due] - part.index_us <= scorer.model.use_case.fresh_for_us
-                        index = part.index_us.tolist()
-                        made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), index, known, fresh.tolist(), scores)
+                        index, episodes = part.index_us.tolist(), h.episode[part.encounter].tolist()
+                        made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), episodes, index, known, fresh.tolist(), scores)
         made.sort(key=lambda issued: (issued.seg, issued.place))
         return made
 

@@ -6,6 +6,7 @@ share is the team's review capacity. scikit-learn fits; what it found is written
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,10 +57,10 @@ def collect(log: Log, use_case: UseCase, *, until_us: int = NEVER_US) -> Rows:
     for chunk in chunks(log, [use_case]):
         found = index_answers(chunk, use_case)
         h = chunk.histories
-        told = labels(h, use_case, seg=found.seg, index_us=found.index_us, episode=h.episode[found.encounter])
+        episode = h.episode[found.encounter]
+        told = labels(h, use_case, seg=found.seg, index_us=found.index_us, episode=episode, as_of_us=log.known_until_us)
         eligible = found.status == SCORED
-        mature = told.label_known_us <= until_us
-        use = eligible & mature & ~np.isnan(told.label) & (told.mature_us < NEVER_US)
+        use = eligible & ~np.isnan(told.label) & (told.mature_us <= min(until_us, log.known_until_us)) & (told.label_known_us <= until_us)
         for reason, mask in (("excluded", ~eligible), ("label not mature", eligible & ~use)):
             left_out[reason] = left_out.get(reason, 0) + int(mask.sum())
         parts.append((found.matrix[use], told.label[use], [chunk.patients[s] for s in found.seg[use]], found.index_us[use]))
@@ -175,10 +176,15 @@ def _written_out(pipeline: Pipeline, matrix: Float, names: Sequence[str]) -> tup
 
 
 def _threshold(scorer: Scorer, matrix: Float, capacity: float) -> tuple[float, str]:
-    """The risk at or above which the team can review all: at most `capacity` of the tuning patients' visits."""
-    risks = np.sort(np.array([scorer.risk(x) for x in scorer.logits(matrix).tolist()]))[::-1]
-    allowed = max(int(capacity * len(risks)), 1)
-    threshold = float(np.clip(np.nextafter(risks[allowed], 1.0) if allowed < len(risks) else risks[-1], 1e-6, 1 - 1e-6))
-    flagged = float((risks >= threshold).mean())
-    reason = f"flags {flagged:.1%} of {len(risks)} visits of tuning patients; review capacity {capacity:.0%}"
+    """The risk at or above which the team can review all: at most `capacity` of the tuning patients' visits.
+
+    It lies half-way, on the logit, between the last visit that is still flagged and the next one.
+    """
+    logits = np.sort(scorer.logits(matrix))[::-1]
+    allowed = int(capacity * len(logits))
+    higher = logits[logits > logits[allowed]] if allowed < len(logits) else logits
+    cut = (float(higher[-1]) + float(logits[allowed])) / 2 if len(higher) else float(logits[0]) + 1.0
+    threshold = float(np.clip(scorer.risk(cut), 1e-6, 1 - 1e-6))
+    flagged = float((logits >= math.log(threshold / (1 - threshold))).mean())
+    reason = f"flags {flagged:.1%} of {len(logits)} visits of tuning patients; review capacity {capacity:.0%}"
     return threshold, reason

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from features import codes, fact
-from features.clock import TIME_MIN_US, to_us
+from features.clock import TIME_MAX_US, TIME_MIN_US, to_us
 from features.decode import RECORD_BYTES_MAX, decode
 from features.errors import Rejected
 
@@ -84,19 +84,26 @@ class Admission:
     ) -> None:
         self._feeds, self._partitions, self._partition_of, self._stamp, self._book = feeds, partitions, partition_of, stamp, book
         self._command = msgspec.json.Decoder(Command).decode
-        self._only_known = msgspec.json.Decoder(_OnlyKnown).decode
+        self._only_known, self._only_stamp = msgspec.json.Decoder(_OnlyKnown).decode, msgspec.json.Decoder(_OnlyStamp).decode
 
     def time_of(self, record: FeedRecord) -> int:
         """Source time for alignment: the record's own, or in a history the known time that it carries."""
         if self._feeds[record.topic] == CONTROLS and b'"activate"' in (record.value or b""):
             return TIME_MIN_US  # an activation holds from where it stands: it waits for nobody
-        if self._stamp == "given" and record.value is not None and len(record.value) <= RECORD_BYTES_MAX:
-            try:
-                known = self._only_known(record.value)
-            except (msgspec.DecodeError, RecursionError):
-                return TIME_MIN_US
-            return known.stamp_us if known.stamp_us is not None else to_us(known.known_time) if known.known_time else TIME_MIN_US
-        return record.timestamp * 1000
+        if self._stamp != "given":
+            return record.timestamp * 1000
+        value = record.value or b""
+        try:
+            if len(value) > RECORD_BYTES_MAX:
+                return TIME_MIN_US  # will be refused: it has no say in the order
+            if self._feeds[record.topic] == CONTROLS:
+                time_us = self._only_stamp(value).stamp_us
+            else:
+                known_time = self._only_known(value).known_time
+                time_us = to_us(known_time) if known_time is not None else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return TIME_MIN_US
+        return time_us if time_us is not None and TIME_MIN_US <= time_us < TIME_MAX_US else TIME_MIN_US
 
     def __call__(self, groups: Sequence[tuple[Sequence[int], Sequence[FeedRecord]]]) -> Admitted:
         """Admit what was read of several feed partitions up to one source time.
@@ -135,9 +142,12 @@ class Admission:
     def _control(self, record: FeedRecord) -> bytes:
         try:
             command = self._command(record.value or b"")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Rejected("not-a-control", "controls are written by premonitor only") from None
         stamp_us = command.stamp_us if command.stamp_us is not None else record.timestamp * 1000
+        complete = command.control != "activate" or {"use_case", "model_version", "role"} <= command.payload.keys()
+        if not TIME_MIN_US <= stamp_us < TIME_MAX_US or not complete:
+            raise Rejected("not-a-control", "a stamp outside 1900 to 2250, or an activation that names no model")
         payload = {**command.payload, "id": record.offset + 1} if command.control == "activate" else command.payload
         return fact.control(name=command.control, number=record.offset + 1, stamp_us=stamp_us, payload=payload)
 
@@ -151,6 +161,9 @@ class Admission:
 
 class _OnlyKnown(msgspec.Struct):
     known_time: fact.AwareTime | None = None
+
+
+class _OnlyStamp(msgspec.Struct):
     stamp_us: int | None = None
 
 

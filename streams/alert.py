@@ -64,6 +64,7 @@ class Item(NamedTuple):
     place: int
     kind: int
     encounter: bytes
+    episode: int
     row: int
     """Where its name stands in the stored history."""
     index_us: int
@@ -76,6 +77,7 @@ class Item(NamedTuple):
 class _State:
     """The alert of one patient and use case."""
 
+    patient: bytes
     members: set[bytes] = field(default_factory=set)
     """Every encounter that supported this alert at some time."""
     spent: set[bytes] = field(default_factory=set)
@@ -105,9 +107,9 @@ class Transition(NamedTuple):
     reason: str = ""
 
 
-def fold(items: Sequence[Item], use_case: UseCase) -> list[Transition]:
+def fold(items: Sequence[Item], use_case: UseCase, patient: bytes) -> list[Transition]:
     """All transitions of one patient's alert, from its whole score history of one use case."""
-    state = _State()
+    state = _State(patient)
     made: list[Transition] = []
     known_us, i = -(2**62), 0
     while i < len(items):
@@ -148,7 +150,7 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
     for item in told:
         if item.kind == DIED:
             reason = "death"
-        elif item.kind == HAPPENED and latest_us is not None and latest_us < item.index_us and not reason:
+        elif item.kind == HAPPENED and not reason and any(_is_outcome(item, x, use_case) for x in state.support.values()):
             reason = "outcome"
         elif item.kind == codes.TICK and latest_us is not None and known_us > latest_us + at_risk_us and not reason:
             reason = "expired"
@@ -159,6 +161,14 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
         state.status = "none"
 
 
+def _is_outcome(event: Item, visit: Item, use_case: UseCase) -> bool:
+    """Whether the event lies in the visit's time at risk and is not the visit itself (as the label counts it)."""
+    outcome = use_case.definition.outcome
+    after_us = event.index_us - visit.index_us - outcome.gap_days * DAY_US
+    own = not outcome.own_episode and event.episode == visit.episode != 0
+    return 0 < after_us <= use_case.horizon_us and not own
+
+
 def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us: int, *, ticked: bool) -> Iterator[Transition]:
     """Opening, updating and withdrawing, at most one of them at a place."""
     support = state.support
@@ -167,7 +177,7 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
     if state.status == "none":
         if support and touched:
             state.sequence, state.status, state.told_risk = 0, "open", risk
-            state.alert_id = _alert_id(use_case, support, known_us)
+            state.alert_id = _alert_id(use_case, state.patient, support, known_us)
             yield _step(state, place, known_us, "opened", notify=True)
     elif not support:
         if state.status == "open":
@@ -185,8 +195,8 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
         yield _step(state, place, known_us, transition, notify=rises)
 
 
-def _alert_id(use_case: UseCase, support: dict[bytes, Item], known_us: int) -> str:
-    first = b"|".join(sorted(support))
+def _alert_id(use_case: UseCase, patient: bytes, support: dict[bytes, Item], known_us: int) -> str:
+    first = b"|".join([patient, *sorted(support)])
     return blake2b(b"%b|%b|%d" % (use_case.name.encode(), first, known_us), digest_size=16).hexdigest()
 
 
@@ -201,11 +211,11 @@ def _step(state: _State, place: int, known_us: int, transition: str, *, notify: 
 def score_record(
     *,
     encounter: bytes,
+    episode: int,
     place: int,
     index_us: int,
     known_us: int,
     risk: float | None,
-    revision: int,
     status: int,
     flagged: bool,
     fresh: bool,
@@ -214,15 +224,21 @@ def score_record(
 ) -> bytes:
     """A score as a record of the score history, with the encounter's name behind it."""
     head = fact.pack(
-        identity=encounter, event_us=index_us, stamp_us=known_us, value=risk if risk is not None else 0.0, episode=fact.hash64(use_case),
-        place=place, ordinal=revision, concept=SCORE, status=status, flags=FLAGGED * flagged | FRESH * fresh,
+        identity=encounter, event_us=index_us, stamp_us=known_us, value=risk if risk is not None else 0.0, episode=episode,
+        place=place, ordinal=number(use_case), concept=SCORE, status=status, flags=FLAGGED * flagged | FRESH * fresh,
     )  # fmt: skip
     return head + fact.name_records(name.encode(), place=place)
 
 
-def mark(kind: int, *, place: int, event_us: int, known_us: int) -> bytes:
-    """A tick, a death or an outcome event as a record of the score history."""
-    return fact.pack(identity=bytes(16), event_us=event_us, stamp_us=known_us, place=place, concept=kind)
+def mark(kind: int, *, place: int, event_us: int, known_us: int, episode: int = 0, use_case: str = "") -> bytes:
+    """A tick, a death or a use case's outcome event as a record of the score history."""
+    ordinal = number(use_case) if use_case else 0
+    return fact.pack(identity=bytes(16), event_us=event_us, stamp_us=known_us, place=place, concept=kind, episode=episode, ordinal=ordinal)
+
+
+def number(use_case: str) -> int:
+    """The number of a use case in score histories; 0 stands for all."""
+    return fact.hash64(use_case) % (2**32 - 1) + 1
 
 
 def items(records: npt.NDArray[np.void], starts: Sequence[int], use_case: str) -> list[list[Item]]:
@@ -233,13 +249,13 @@ def items(records: npt.NDArray[np.void], starts: Sequence[int], use_case: str) -
         starts: Where each patient begins, and the end.
     """
     kind = records["concept"]
-    row = np.flatnonzero((kind != codes.NAME) & ((kind != SCORE) | (records["episode"] == fact.hash64(use_case))))
+    row = np.flatnonzero((kind != codes.NAME) & ((records["ordinal"] == 0) | (records["ordinal"] == number(use_case))))
     some = records[row]
     supports = (some["concept"] == SCORE) & (some["status"] == SCORED) & (some["flags"] == FLAGGED | FRESH)
     ids = np.stack([some["id_hi"], some["id_lo"]], axis=1).tobytes()
     place, concept, index_us, known_us, risk = (some[name].tolist() for name in ("place", "concept", "event_us", "stamp_us", "value"))
     encounter = [ids[n : n + 16] for n in range(0, len(ids), 16)]
-    made = list(map(Item, place, concept, encounter, row.tolist(), index_us, known_us, risk, supports.tolist()))
+    made = list(map(Item, place, concept, encounter, some["episode"].tolist(), row.tolist(), index_us, known_us, risk, supports.tolist()))
     bounds = np.searchsorted(row, starts).tolist()
     return [made[begin:end] for begin, end in pairwise(bounds)]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from features import codes, fact
 from features.clock import DAY_US, MINUTE_US, NEVER_US
-from features.pack import ALWAYS_US, Packed, PartitionState, Told, Watched, due_patients
+from features.pack import ALWAYS_US, Packed, PartitionState, Told, due_patients
 from features.revision import STATUS_NAMES
 from features.usecase import UseCase
 from models.score import Issued
@@ -19,7 +19,18 @@ from streams import alert
 from streams.admit import Row
 from streams.store import Gap, Store, Write, encode_state
 
-_STATUS = {name: number for number, name in enumerate(STATUS_NAMES)}
+_STATUS = {name: number for number, name in enumerate((*STATUS_NAMES, "failed"))}
+
+
+class Mark(NamedTuple):
+    """Something that may end an alert: a death (`use_case` empty), or an event that a use case counts as its outcome."""
+
+    place: int
+    patient: bytes
+    event_us: int
+    known_us: int
+    episode: int
+    use_case: str
 
 
 class Batch(Protocol):
@@ -41,6 +52,8 @@ class _Partition:
     waiting: set[bytes] = field(default_factory=set)
     """Patients who had something flagged whose time at risk is not over: a superset of those with an open alert."""
     committed_us: int = -NEVER_US
+    served_us: int | None = None
+    """Bookings up to here were served before `exact_from`."""
 
 
 class AlertDesk:
@@ -59,17 +72,17 @@ class AlertDesk:
         if held is not None and held.exact_from <= held.next <= place:
             held.committed_us = held.state.control_us
 
-    async def __call__(self, batches: Sequence[tuple[Batch, Packed, Sequence[Issued]]]) -> list[list[Row] | Exception]:
+    async def __call__(self, batches: Sequence[tuple[Batch, Packed, Sequence[Issued], Sequence[Mark]]]) -> list[list[Row] | Exception]:
         """The alert rows of each batch, or what went wrong with it."""
         results: list[list[Row] | Exception] = []
         writes: list[tuple[int, Batch, Sequence[Issued], Write]] = []
-        for batch, packed, issued in batches:
+        for batch, packed, issued, marks in batches:
             results.append([])
             held = await self._take_up(batch)
             if isinstance(held, Gap):
                 results[-1] = held
                 continue
-            write = self._pack(held, batch, packed, issued)
+            write = self._pack(held, batch, packed, issued, marks)
             writes.append((len(results) - 1, batch, issued, write))
         answers = await self.store.apply([write for *_, write in writes])
         for (n, batch, issued, _), answer in zip(writes, answers, strict=True):
@@ -87,22 +100,23 @@ class AlertDesk:
             if loaded.place < batch.start:
                 return Gap(loaded.place)
             held = _Partition(loaded.state, batch.start, loaded.place, {patient for _, patient in loaded.state.booked})
+            held.served_us = loaded.state.control_us if loaded.place else None
             self._partitions[batch.partition] = held
         return held
 
-    def _pack(self, held: _Partition, batch: Batch, packed: Packed, issued: Sequence[Issued]) -> Write:
+    def _pack(self, held: _Partition, batch: Batch, packed: Packed, issued: Sequence[Issued], marks: Sequence[Mark]) -> Write:
         """The score history records of a batch, in place order: marks first, then scores, then ticks."""
         told: dict[bytes, Told] = {}
         new: list[tuple[int, bytes]] = []
-        events: list[tuple[int, int, Watched | Issued | int]] = []
-        events += [(watched.place, 0, watched) for watched in packed.watched]
+        events: list[tuple[int, int, Mark | Issued | int]] = []
+        events += [(mark.place, 0, mark) for mark in marks]
         events += [(one.place, 1, one) for one in issued if one.score.role == "champion"]
         events += [(place, 2, stamp_us) for place, stamp_us in packed.controls]
         for place, _, event in sorted(events, key=lambda e: e[:2]):
             if isinstance(event, Issued):
                 self._score(held, told, new, event)
-            elif isinstance(event, Watched):
-                self._watched(held, told, event)
+            elif isinstance(event, Mark):
+                self._mark(held, told, event)
             else:
                 self._tick(held, told, place, event)
         held.next = batch.next
@@ -126,11 +140,11 @@ class AlertDesk:
         mine.parts.append(
             alert.score_record(
                 encounter=one.encounter,
+                episode=one.episode,
                 place=one.place,
                 index_us=one.index_us,
                 known_us=one.known_us,
                 risk=score.risk,
-                revision=score.revision,
                 status=_STATUS[score.status],
                 flagged=score.flagged,
                 fresh=one.fresh,
@@ -152,7 +166,11 @@ class AlertDesk:
 
     def _tick(self, held: _Partition, told: dict[bytes, Told], place: int, stamp_us: int) -> None:
         held.state.control_us = control_us = max(held.state.control_us, stamp_us)
-        woken = due_patients(held.state.booked, control_us, keep=place < held.exact_from)
+        exact = place >= held.exact_from
+        if exact and held.served_us is not None:
+            due_patients(held.state.booked, held.served_us, keep=False)
+            held.served_us = None
+        woken = due_patients(held.state.booked, control_us, keep=not exact)
         for patient in woken:
             mine = told.setdefault(patient, Told())
             mine.parts.append(alert.mark(codes.TICK, place=place, event_us=control_us, known_us=control_us))
@@ -160,13 +178,20 @@ class AlertDesk:
         if woken:
             held.waiting = {patient for _, patient in held.state.booked}
 
-    def _watched(self, held: _Partition, told: dict[bytes, Told], watched: Watched) -> None:
-        if watched.patient not in held.waiting:
+    def _mark(self, held: _Partition, told: dict[bytes, Told], mark: Mark) -> None:
+        if mark.patient not in held.waiting:
             return
-        kind = alert.DIED if watched.concept == codes.DEATH else alert.HAPPENED
-        known_us = max(watched.stamp_us, held.state.control_us)
-        mine = told.setdefault(watched.patient, Told())
-        mine.parts.append(alert.mark(kind, place=watched.place, event_us=watched.event_us, known_us=known_us))
+        mine = told.setdefault(mark.patient, Told())
+        mine.parts.append(
+            alert.mark(
+                alert.HAPPENED if mark.use_case else alert.DIED,
+                place=mark.place,
+                event_us=mark.event_us,
+                known_us=mark.known_us,
+                episode=mark.episode,
+                use_case=mark.use_case,
+            )
+        )
         mine.oldest_us = ALWAYS_US
 
     def _rows(self, histories: dict[bytes, bytes], issued: Sequence[Issued], since: int, until: int) -> list[Row]:
@@ -183,7 +208,7 @@ class AlertDesk:
         starts = np.cumsum([0, *(len(stored) // fact.HEAD_BYTES for stored in histories.values())]).tolist()
         for name, use_case in self._use_cases.items():
             for patient, items in zip(patients, alert.items(records, starts, name), strict=True):
-                for step in alert.fold(items, use_case):
+                for step in alert.fold(items, use_case, patient):
                     if since <= step.place < until:
                         cause = causes.get((patient, name, step.place))
                         score = cause.score if cause else None

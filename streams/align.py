@@ -7,7 +7,7 @@ counts as that of the record before.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -79,12 +79,16 @@ class Align(Generic[Source]):
         if any(s not in self._newest for s in patient):
             return {}
         limit = min((self._newest[s] for s in patient), default=None)
+        full = self.full()
         out = {}
         for source in sources:
             times = self._times.get(source)
             if not times:
                 continue
-            n = len(times) if limit is None else bisect_right(times, limit)
+            if limit is None:
+                n = len(times)
+            else:  # more may come at just that instant, unless a source is too full to be read on
+                n = (bisect_right if full else bisect_left)(times, limit)
             if n:
                 records = self._records[source]
                 out[source] = times[:n], records[:n]

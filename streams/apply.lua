@@ -41,10 +41,8 @@ for i = 1, patients do
     if #set_lengths >= 2000 then flush(KEYS[3], set_lengths); set_lengths = {} end
     if #set_newest >= 2000 then flush(KEYS[4], set_newest); set_newest = {} end
   end
-  if oldest < before or oldest == ALWAYS then
-    needed[#needed + 1] = i
-    if not fresh then length = redis.call('STRLEN', KEYS[5 + i]) end
-  end
+  if not fresh then length = redis.call('STRLEN', KEYS[5 + i]) end
+  if oldest < before or oldest == ALWAYS then needed[#needed + 1] = i end
   if length and length ~= expected then damaged[#damaged + 1] = i end
 end
 if fresh then

@@ -1,7 +1,7 @@
 """What the demo stands on where there is no Kafka and no Redis: a broker inside this process and a Redis beside it or in Python.
 
-The broker is librdkafka's mock cluster. Its limits are the demo's (`limits` in `streams/cli/demo.py` tells them): topics appear by being
-asked for and have 4 partitions, it keeps some 5 MiB of each, one consumer a group, one record batch a fetch. Everything listens on 127.0.0.1.
+The broker is librdkafka's mock cluster, and its limits are the demo's: topics appear by being asked for and have 4 partitions, of which
+it keeps some 5 MiB each; one consumer a group; one record batch a fetch; no append time. Everything listens on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,12 +59,19 @@ class MockBroker:
 def client(settings: Settings) -> dict[str, Any]:
     """Configuration of a librdkafka client from our settings."""
     ours = settings.kafka()
-    options: dict[str, Any] = {"bootstrap.servers": settings.kafka_bootstrap, "security.protocol": "SSL" if settings.kafka_tls else "PLAINTEXT"}
+    options: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "security.protocol": "SSL" if settings.kafka_tls else "PLAINTEXT",
+    }
     if settings.kafka_ca_file:
         options["ssl.ca.location"] = str(settings.kafka_ca_file)
     if settings.kafka_user:
         options["security.protocol"] = ours["security_protocol"]
-        options |= {"sasl.mechanism": ours["sasl_mechanism"], "sasl.username": settings.kafka_user, "sasl.password": ours["sasl_plain_password"]}
+        options |= {
+            "sasl.mechanism": ours["sasl_mechanism"],
+            "sasl.username": settings.kafka_user,
+            "sasl.password": ours["sasl_plain_password"],
+        }
     return {**options, **QUIET}
 
 
@@ -106,11 +114,8 @@ class Tail:
         self._consumer.assign([confluent_kafka.TopicPartition(t, p, start) for t, n in partitions.items() for p in range(n)])
 
     def read(self, wait_s: float) -> list[tuple[str, bytes | None, bytes]]:
-        """(topic, key, value) of what came, at once or within `wait_s`."""
-        came = self._consumer.consume(2_000, wait_s / 4)
-        while len(came) < 2_000 and wait_s > 0 and not came:
-            wait_s -= max(wait_s / 4, 0.005)
-            came = self._consumer.consume(2_000, max(wait_s, 0.0) / 4)
+        """(topic, key, value) of what came within `wait_s`."""
+        came: list[Any] = self._consumer.consume(2_000, wait_s)
         return [(r.topic(), r.key(), r.value()) for r in came if r.error() is None]
 
     def close(self) -> None:
@@ -165,11 +170,12 @@ class PythonRedis:
         from fakeredis._commands import command
         from fakeredis._socket import FakeSocket
 
-        @command(name="CONFIG GET", fixed=(bytes,), repeat=(bytes,))  # type: ignore[untyped-decorator,unused-ignore]
-        def config_get(self: object, *names: bytes) -> dict[bytes, bytes]:
-            return {b"maxmemory-policy": b"noeviction"}
+        @command(name="INFO", fixed=(), repeat=(bytes,))  # type: ignore[untyped-decorator,unused-ignore]
+        def info(self: object, *sections: bytes) -> bytes:
+            return b"# Memory\r\nmaxmemory_policy:noeviction\r\n"
 
-        FakeSocket.config_get = config_get  # it has no such command, and the worker asks whether anything may be evicted
+        socket_class: Any = FakeSocket
+        socket_class.info = info  # it has no such command, and the worker asks whether anything may be evicted
         self._server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
@@ -200,12 +206,18 @@ def free_port() -> int:
 class Child:
     """A process of ours in a session of its own: Ctrl-C reaches the demo alone, which then ends its children in order."""
 
-    def __init__(self, command: Sequence[str], log: Any) -> None:
+    def __init__(self, command: Sequence[str], log: BufferedWriter) -> None:
+        self._log = Path(log.name)
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, once it ended."""
+        return self._process.poll()
 
     @property
     def pid(self) -> int:
@@ -224,6 +236,11 @@ class Child:
         self.kill()
         return -signal.SIGKILL
 
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
     def close(self) -> None:
         if self.running:
             self._process.terminate()
@@ -233,16 +250,22 @@ class Child:
             self.kill()
 
 
-def worker(settings: Settings, model: Path, log: Any, *, forget: Sequence[str]) -> Child:
+def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Path, forget: Sequence[str]) -> Child:
     """`premonitor worker` as a process of its own.
 
     Args:
         settings: Where Kafka and Redis are, and the prefix.
         model: The model's file.
         log: Where its words go.
+        scratch: For its temporary files: what a killed worker leaves behind is removed with it.
         forget: Environment variables that are not passed on.
     """
-    environment = ["env", *(word for name in forget for word in ("-u", name)), f"PREMONITOR_SESSION_TIMEOUT_S={SESSION_S}"]
+    environment = [
+        "env",
+        *(word for name in forget for word in ("-u", name)),
+        f"TMPDIR={scratch}",
+        f"PREMONITOR_SESSION_TIMEOUT_S={SESSION_S}",
+    ]
     command = [sys.executable, "-P", "-c", "from streams.cli import run; run()", "worker", "--model", str(model), "--known-time", "given"]
     flags = ["--kafka", settings.kafka_bootstrap, "--redis", settings.redis_url, "--prefix", settings.prefix, "--name", "demo"]
     return Child([*environment, *command, *flags], log)

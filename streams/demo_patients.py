@@ -53,6 +53,7 @@ class Source:
     """One hospital of the demo, its moments in the order of known time."""
 
     name: str
+    what: str
     patients: int
     rejected: int
     """Rows that the importer could not make events of, such as results without a number."""
@@ -72,16 +73,16 @@ class Source:
 def sources() -> list[Source]:
     """The three hospitals, each later than the one before."""
     found = [
-        _source(0, "eICU demo", eicu.events(DATA / "eicu")),
-        _source(1, "MIMIC-IV demo", mimic.events(DATA / "mimic")),
+        _source(0, "eICU demo", "a de-identified sample, artificial dates", eicu.events(DATA / "eicu")),
+        _source(1, "MIMIC-IV demo", "a de-identified sample, shifted dates", mimic.events(DATA / "mimic")),
     ]
     year = from_us(max(s.moments[-1].known_us for s in found)).year + 1
     start = datetime(year, 1, 1, tzinfo=UTC)
     end = from_us(to_us(start) + INVENTED_DAYS * DAY_US)
-    return [*found, _source(2, "invented", simulator.events(patients=INVENTED, start=start, end=end, seed=SEED))]
+    return [*found, _source(2, "invented", "made by the simulator", simulator.events(patients=INVENTED, start=start, end=end, seed=SEED))]
 
 
-def _source(number: int, name: str, told: Iterable[tuple[str, dict[str, Any]]]) -> Source:
+def _source(number: int, name: str, what: str, told: Iterable[tuple[str, dict[str, Any]]]) -> Source:
     rejected, events = 0, []
     for feed, event in told:
         if feed == "rejected":
@@ -89,7 +90,7 @@ def _source(number: int, name: str, told: Iterable[tuple[str, dict[str, Any]]]) 
         else:
             events.append(Moment(number, feed, event, to_us(datetime.fromisoformat(event["known_time"]))))
     events.sort(key=lambda m: (m.known_us, m.feed == "encounters"))  # at one instant encounters come last (S3)
-    return Source(name, len({m.event["patient_id"] for m in events}), rejected, list(_with_ticks(events)))
+    return Source(name, what, len({m.event["patient_id"] for m in events}), rejected, list(_with_ticks(events)))
 
 
 def _with_ticks(events: list[Moment]) -> Iterator[Moment]:
@@ -137,12 +138,15 @@ def timed(played: list[Source], *, seconds: float, speed: float | None) -> tuple
 
 def train(folder: Path, book: Codebook) -> Artifact:
     """A model of invented patients (others than those that are played), written to `folder/model.json`."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+
     from models import train as training  # here: scikit-learn takes seconds to import
 
     log, start = folder / "training-log", datetime(2023, 1, 1, tzinfo=UTC)
     end = from_us(to_us(start) + TRAINED_DAYS * DAY_US)
     build_log(simulator.events(patients=TRAINED_ON, start=start, end=end, seed=SEED + 1), log, book=book, source="simulated")
-    made = training.train(Log(log, book), usecase.load(USE_CASE, book))
+    with threadpool_limits(1):  # the matrices are small: threads that wait for each other take three times as long
+        made = training.train(Log(log, book), usecase.load(USE_CASE, book))
     artifact.save(made, folder / "model.json")
     shutil.rmtree(log)
     return made

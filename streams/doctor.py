@@ -83,8 +83,9 @@ def models(paths: Sequence[Path], book: Codebook) -> list[Line]:
             lines.append(
                 Line(True, f"model {model.version} loads: use case {model.use_case.name}, flagged from {model.artifact.threshold:.3f}")
             )
-        except PremonitorError as error:
-            lines.append(Line(False, f"model {path.name} does not load: {error}", "Give a file as premonitor train wrote it"))
+        except (PremonitorError, ValueError) as error:
+            words = str(error) if isinstance(error, PremonitorError) else "it is not readable"
+            lines.append(Line(False, f"model {path.name} does not load: {words}", "Give a file as premonitor train wrote it"))
     return lines
 
 

@@ -185,7 +185,7 @@ class Intake(faust.Service):
         if start < beginning and self.places:
             raise CheckFailed(
                 f"Redis and Kafka disagree in partition {tp.partition} (state at {start:,}, log starts at {beginning:,}). "
-                f"premonitor rebuild --partition {tp.partition} --from LOG"
+                "premonitor replay LOG --kafka HOST:PORT --prefix NEW."
             )
         if place < committed:
             self.counts["tail_lost"] += 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from features.clock import TIME_MIN_US
+from features.clock import HOUR_US, TIME_MIN_US
 from features.codes import Codebook
 from features.errors import InputError
+from features.pack import index_times
 from models.artifact import Model
 from streams import store_redis
 from streams.activation import activate
@@ -44,7 +45,7 @@ async def prepare(settings: Settings, models: Sequence[Model], book: Codebook, s
     if "score" in settings.stages:
         client = store_redis.connect(settings)
         try:
-            await store_redis.check(client, settings, partitions=partitions, codes=book.content_hash)
+            await store_redis.check(client, settings, partitions=partitions, codes=book.content_hash, index_times=_words(models))
         finally:
             await client.aclose()
     if "admit" in settings.stages:
@@ -60,3 +61,8 @@ async def prepare(settings: Settings, models: Sequence[Model], book: Codebook, s
     if len({counts[topic] for topic in feeds}) > 1:
         say("feeds have different partition counts: run one worker with stage admit only, so that they stay in order of time")
     return Ground(partitions, {**feeds, names.controls: CONTROLS})
+
+
+def _words(models: Sequence[Model]) -> str:
+    """The index times of the models, for people and to compare."""
+    return ", ".join(f"{at}+{offset_us // HOUR_US}h" for at, offset_us in index_times(m.use_case for m in models))

@@ -38,7 +38,10 @@ async def _histories(batches: AsyncIterator[list[Any]], use_cases: Sequence[UseC
     first = True
     async for records in batches:
         if first and records[0].offset > 0:
-            raise CheckFailed(f"the log on Kafka begins at {records[0].offset:,}: rebuild from the archive: premonitor rebuild --from LOG")
+            raise CheckFailed(
+                f"facts begins at {records[0].offset:,} on Kafka: make a new generation from the archive: "
+                "premonitor replay LOG --kafka HOST:PORT --prefix NEW."
+            )
         first = False
         records = [r for r in records if r.offset < place]
         packed = packer.pack(

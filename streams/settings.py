@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from features.errors import InputError
 
@@ -74,12 +74,16 @@ class Settings(BaseSettings):
         """Keyword arguments of every aiokafka client."""
         options: dict[str, Any] = {"bootstrap_servers": self.kafka_bootstrap}
         if self.kafka_tls:
+            _exists(self.kafka_ca_file)
             options["ssl_context"] = ssl.create_default_context(cafile=str(self.kafka_ca_file) if self.kafka_ca_file else None)
         if self.kafka_user:
             options["security_protocol"] = "SASL_SSL" if self.kafka_tls else "SASL_PLAINTEXT"
             options["sasl_mechanism"] = self.kafka_mechanism
             options["sasl_plain_username"] = self.kafka_user
-            options["sasl_plain_password"] = _secret(self.kafka_password, self.kafka_password_file)
+            password = _secret(self.kafka_password, self.kafka_password_file)
+            if password is None:
+                raise InputError("a Kafka user without a password: set PREMONITOR_KAFKA_PASSWORD or PREMONITOR_KAFKA_PASSWORD_FILE")
+            options["sasl_plain_password"] = password
         elif self.kafka_tls:
             options["security_protocol"] = "SSL"
         return options
@@ -89,8 +93,14 @@ class Settings(BaseSettings):
         return _secret(self.redis_password, self.redis_password_file)
 
 
+def _exists(file: Path | None) -> None:
+    if file is not None and not file.is_file():
+        raise InputError(f"the file {file} does not exist")
+
+
 def _secret(value: SecretStr | None, file: Path | None) -> str | None:
     if file is not None:
+        _exists(file)
         return file.read_text(encoding="utf-8").strip()
     return value.get_secret_value() if value is not None else None
 
@@ -103,6 +113,8 @@ def load(**flags: Any) -> Settings:
     """
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except SettingsError as error:
+        raise InputError(f"{error}: lists are written as JSON, such as PREMONITOR_STAGES='[\"admit\"]'") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         name = ".".join(map(str, fault["loc"])) or "settings"

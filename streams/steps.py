@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from features import history
+from features import codes, fact, history
 from features.pack import Packed, Packer
 from models import score
 from models.artifact import Model
 from models.score import Desk, Issued
 from streams.admit import Row
-from streams.alert_desk import AlertDesk
+from streams.alert_desk import AlertDesk, Mark
 from streams.store import Damaged, Gap, Loaded, Store, Write, encode_state
 
 
@@ -116,9 +116,11 @@ class ScoreStep:
             else:
                 good.append((n, batch, packed, answer))
         if good:
-            issued = self._issue(good)
+            issued, marks = self._issue(good)
             self._at("score.half_stored")
-            finished = await self.alerts([(batch, packed, mine) for (_, batch, packed, _), mine in zip(good, issued, strict=True)])
+            finished = await self.alerts(
+                [(batch, packed, mine, some) for (_, batch, packed, _), mine, some in zip(good, issued, marks, strict=True)]
+            )
             for (n, batch, _, answer), mine, alerts in zip(good, issued, finished, strict=True):
                 if isinstance(alerts, Exception):
                     self.let_go(batch.partition)
@@ -152,25 +154,35 @@ class ScoreStep:
         held.next = batch.next
         return packed
 
-    def _issue(self, good: Sequence[tuple[int, FactBatch, Packed, dict[bytes, bytes]]]) -> list[list[Issued]]:
-        """The score records of each batch: one kernel call for all partitions, their histories laid one after the other."""
+    def _issue(self, good: Sequence[tuple[int, FactBatch, Packed, dict[bytes, bytes]]]) -> tuple[list[list[Issued]], list[list[Mark]]]:
+        """Score records and marks of each batch: one kernel call for all partitions, their histories laid one after the other."""
         patients = [patient for *_, answer in good for patient in answer]
-        if not patients:
-            return [[] for _ in good]
-        sizes = [len(answer) for *_, answer in good]
-        owner = np.repeat(np.arange(len(good)), sizes)
-        h = history.read([answer[patient] for *_, answer in good for patient in answer])
-        issued = self.desk.issue(
-            h,
-            [patient.decode() for patient in patients],
-            [self._partitions[batch.partition].packer.state.activations for _, batch, *_ in good],
-            owner=owner,
-            since=np.array([batch.start for _, batch, *_ in good])[owner],
-            until=np.array([batch.next for _, batch, *_ in good])[owner],
-        )
         parts: list[list[Issued]] = [[] for _ in good]
-        for one in issued:
+        marks: list[list[Mark]] = [[] for _ in good]
+        if not patients:
+            return parts, marks
+        owner = np.repeat(np.arange(len(good)), [len(answer) for *_, answer in good])
+        h = history.read([answer[patient] for *_, answer in good for patient in answer])
+        since = np.array([batch.start for _, batch, *_ in good])[owner]
+        until = np.array([batch.next for _, batch, *_ in good])[owner]
+        activations = [self._partitions[batch.partition].packer.state.activations for _, batch, *_ in good]
+        names = [patient.decode() for patient in patients]
+        for one in self.desk.issue(h, names, activations, owner=owner, since=since, until=until):
             parts[owner[one.seg]].append(one)
         for part in parts:
             part.sort(key=lambda i: (i.place, i.seg))
-        return parts
+        fresh = (h.place >= since[h.seg]) & (h.place < until[h.seg]) & h.present & (h.status != fact.PLANNED)
+        for row, use_case in self._ends(h, np.flatnonzero(fresh)):
+            seg = h.seg[row]
+            mark = (int(h.place[row]), patients[seg], int(h.event_us[row]), int(h.known_us[row]), int(h.episode[row]), use_case)
+            marks[owner[seg]].append(Mark(*mark))
+        return parts, marks
+
+    def _ends(self, h: history.Histories, rows: history.Int) -> Iterator[tuple[int, str]]:
+        """(row, use case) of what may end an alert: deaths, with no use case, and events that a use case counts as its outcome."""
+        concept = h.concept[rows]
+        for row in rows[concept == codes.DEATH].tolist():
+            yield row, ""
+        for use_case in {u.name: u for u in self.desk.use_cases}.values():
+            for row in rows[use_case.is_outcome(concept, h.flags[rows])].tolist():
+                yield row, use_case.name

@@ -57,19 +57,19 @@ async def service_errors(settings: Settings) -> AsyncIterator[None]:
 
 
 def _where(settings: Settings) -> str:
-    return settings.redis_url.rpartition("@")[2].removeprefix("redis://").removeprefix("rediss://")
+    return settings.redis_url.rpartition("@")[2].partition("?")[0].removeprefix("redis://").removeprefix("rediss://")
 
 
-async def check(client: aioredis.Redis, settings: Settings, *, partitions: int, codes: str) -> None:
+async def check(client: aioredis.Redis, settings: Settings, *, partitions: int, codes: str, index_times: str) -> None:
     """Refuse a Redis that would lose histories or that holds another generation's.
 
     Raises:
-        InputError: eviction, another partition count, other code sets.
+        InputError: eviction, another partition count, other code sets, other index times.
         ServiceError: out of reach.
     """
     async with service_errors(settings):
-        policy = (await client.config_get("maxmemory-policy")).get("maxmemory-policy", "noeviction")
-        about = {"partitions": str(partitions), "codes": codes, "format": "1"}
+        policy = (await client.info("memory")).get("maxmemory_policy", "noeviction")
+        about = {"partitions": str(partitions), "codes": codes, "format": "1", "index_times": index_times}
         key = f"{settings.prefix}about"
         for name, value in about.items():
             await client.hsetnx(key, name, value)
@@ -82,6 +82,11 @@ async def check(client: aioredis.Redis, settings: Settings, *, partitions: int, 
         raise InputError(
             f"facts has {partitions} partitions, state was written with {stored['partitions']}. "
             "Partition counts are chosen once: see streams/README.md, Repartition"
+        )
+    if stored["index_times"] != about["index_times"]:
+        raise InputError(
+            f"the models ask at index times {about['index_times']}, the state waits for visits at {stored['index_times']}: "
+            "visits told earlier would be missed. Start a new generation (another --prefix)"
         )
     if stored != about:
         raise InputError(
@@ -153,10 +158,12 @@ class RedisStore:
         pipe.zrange(self._key(partition, b"booked"), 0, -1)
         place, state, booked = await pipe.execute()
         times = (member.split(b":", 1) for member in booked)
-        return Loaded(int(place or 0), decode_state(state, [(int(due_us), patient) for due_us, patient in times]))
+        whole = state is not None  # a place without its state is worth nothing: read again from the beginning
+        return Loaded(int(place or 0) if whole else 0, decode_state(state, [(int(due_us), patient) for due_us, patient in times]))
 
     async def place(self, partition: int) -> int:
-        return int(await self._client.get(self._key(partition, b"place")) or 0)
+        place, state = await self._client.mget(self._key(partition, b"place"), self._key(partition, b"state"))
+        return int(place or 0) if state is not None else 0
 
     async def audit(self, partition: int) -> list[bytes]:
         answer: Any = await self._client.hscan(self._key(partition, b"lengths"), self._cursor.get(partition, 0), count=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Names:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        if self.prefix and (not self.prefix.endswith(".") or "_" in self.prefix or not set(self.prefix) <= _ALLOWED):
+        if not _PREFIX.fullmatch(self.prefix):
             raise InputError(
                 f"topic prefix '{self.prefix}': lower-case words joined by hyphens, each ending in a dot, such as prod. or replay.try1."
             )
@@ -91,7 +92,7 @@ class Names:
         return {f"{self.prefix}{feed}": feed for feed in FEEDS}
 
 
-_ALLOWED = set("abcdefghijklmnopqrstuvwxyz0123456789-.")
+_PREFIX = re.compile(r"([a-z0-9]+(-[a-z0-9]+)*\.)*")
 
 
 async def create(client_settings: dict[str, object], prefix: str, *, partitions: int, replication: int = 1) -> list[str]:

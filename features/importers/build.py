@@ -79,7 +79,7 @@ def _write(writer: LogWriter, made: list[tuple[int, bool, int, str, bytes]], tic
     quiet_from_us = -(2**62)
     for known_us, _, _, patient_id, value in made:
         while next_tick_us <= known_us:
-            if next_tick_us > quiet_from_us:  # nothing told for two ticks: skip to the next fact
+            if next_tick_us >= quiet_from_us:  # nothing told for two ticks: skip to the next fact
                 next_tick_us = (known_us // tick_us + 1) * tick_us
                 break
             ticks += 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
 
 from features.errors import PremonitorError
-from streams.cli import data, live, model, operate, prove
+from streams.cli import data, demo, live, model, operate, prove
 
 GROUPS = {
+    "START": demo.COMMANDS,
     "DATA": data.COMMANDS,
     "MODEL": model.COMMANDS,
     "LIVE": live.COMMANDS,
@@ -40,6 +42,7 @@ for _commands in GROUPS.values():
 
 def run() -> None:
     """Entry point: every error a person may meet is one sentence and an exit code (0 good, 1 found, 2 wrong, 3 service, 130 stop)."""
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # what it warns of while it connects is said in our own sentences
     try:
         main.main(standalone_mode=False)
     except PremonitorError as error:

@@ -48,7 +48,7 @@ def worker(kafka: str, redis_url: str, read: str, write: str, events: int) -> fa
     limits, logistic = plain.intervals(model), plain.Logistic(model)
     folder = tempfile.mkdtemp(prefix="bench-faust-")
     app = faust.App(
-        read + "-faust", broker=f"kafka://{kafka}", store="memory://", web_enabled=False, datadir=folder, topic_disable_leader=True
+        write + "-faust", broker=f"kafka://{kafka}", store="memory://", web_enabled=False, datadir=folder, topic_disable_leader=True
     )
     source = app.topic(read, value_type=FeedEvent, key_type=bytes, key_serializer="raw")
     scores = app.topic(write, value_type=Score, key_type=bytes, key_serializer="raw")

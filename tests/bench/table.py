@@ -8,7 +8,7 @@ from typing import Any
 
 Runs = list[dict[str, Any]]
 NAMES = {
-    "floor": "floor: bare aiokafka + orjson",
+    "floor": "floor: bare aiokafka, JSON decoded",
     "bytewax": "Bytewax, in memory",
     "score": "score stage",
     "both": "both stages, one process",

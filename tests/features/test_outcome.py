@@ -67,11 +67,11 @@ def answers(found: Labels) -> list[Answer]:
     return [(STATUS_NAMES[status], never(known), never(mature)) for status, known, mature in zip(*columns, strict=True)]
 
 
-def asked(patients: Sequence[bytes], questions: Sequence[tuple[int, int, int]], case: UseCase) -> list[Answer]:
+def asked(patients: Sequence[bytes], questions: Sequence[tuple[int, int, int]], case: UseCase, *, as_of_us: int = NEVER_US) -> list[Answer]:
     """Answers of (patient, index time, episode), which are sorted by patient."""
     seg, index_us, episode = zip(*questions, strict=True)
     h = history.read(list(patients))
-    found = labels(h, case, seg=np.array(seg), index_us=np.array(index_us), episode=np.array(episode, np.uint64))
+    found = labels(h, case, seg=np.array(seg), index_us=np.array(index_us), episode=np.array(episode, np.uint64), as_of_us=as_of_us)
     assert np.array_equal(np.isnan(found.label), np.isin(found.status, [2, 3]))
     assert np.array_equal(found.label[~np.isnan(found.label)], (found.status == 0)[~np.isnan(found.label)].astype(float))
     return answers(found)
@@ -141,14 +141,18 @@ questions = st.lists(st.tuples(st.sampled_from(OFFSETS), st.sampled_from([0, OWN
 
 
 @CHECKED
-@given(st.lists(st.tuples(patients, questions), min_size=1, max_size=3), st.sampled_from(CASES))
-def test_labels_agree_with_a_loop(content: list[tuple[list[Told], list[tuple[int, int]]]], outcome: dict[str, Any]) -> None:
+@given(st.lists(st.tuples(patients, questions), min_size=1, max_size=3), st.sampled_from(CASES), st.sampled_from([NEVER_US, *OFFSETS]))
+def test_labels_agree_with_a_loop(content: list[tuple[list[Told], list[tuple[int, int]]]], outcome: dict[str, Any], as_of_us: int) -> None:
     """Amended and retracted events, edges of the time at risk, own and other visits, priorities, deaths: several patients at once."""
     known = [itertools.accumulate((f.known_us for f in facts), max) for facts, _ in content]  # S3: the greatest stamp so far
     told = [[f._replace(known_us=us) for f, us in zip(facts, times, strict=True)] for (facts, _), times in zip(content, known, strict=True)]
     flat = [(seg, T_US + offset, episode) for seg, (_, some) in enumerate(content) for offset, episode in some]
-    expected = [oracle.label(told[seg], outcome=PLAIN | outcome, index_us=index_us, episode=episode) for seg, index_us, episode in flat]
-    assert asked([stored(facts) for facts in told], flat, use_case(**outcome)) == expected
+    as_of_us += T_US if as_of_us < NEVER_US else 0
+    expected = [
+        oracle.label(told[seg], outcome=PLAIN | outcome, index_us=index_us, episode=episode, as_of_us=as_of_us)
+        for seg, index_us, episode in flat
+    ]
+    assert asked([stored(facts) for facts in told], flat, use_case(**outcome), as_of_us=as_of_us) == expected
 
 
 # --- the rules, one by one -------------------------------------------------------------------------------------------------------------
@@ -181,6 +185,13 @@ def test_priorities(priority: str, allowed: list[str] | None) -> None:
 def test_both_edges_of_follow_up(days: int, beside: int, expected: Answer) -> None:
     """Followed exactly to the end of the time at risk is long enough, a microsecond less is not."""
     assert one(covered(days + beside / DAY_US)) == expected
+
+
+@pytest.mark.parametrize(("days", "beside", "expected"), [(60, 0, NO_EVENT), (60, -1, ("censored", None, None))])
+def test_coverage_that_lasts_ends_with_the_log(days: int, beside: int, expected: Answer) -> None:
+    """Nothing behind the end of the log was observed; coverage that was told to end later ends when it was told."""
+    as_of_us = T_US + days * DAY_US + beside
+    assert asked([stored([covered()])], [(0, T_US, OWN)], use_case(), as_of_us=as_of_us) == [expected]
 
 
 def test_follow_up_without_coverage_ends_with_the_last_fact() -> None:

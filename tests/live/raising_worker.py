@@ -1,33 +1,50 @@
-"""The worker's command with a fault in it: its scoring step raises at one of its calls. RAISE_AT=3 RAISE=error, or RAISE=end."""
+"""The worker's command with a fault in it, raised at one call: RAISE_AT=3 and RAISE=
+
+error     an error in the scoring step, which its agent catches
+end       what no `except Exception` catches in the scoring step: the agent ends
+outside   an error where no agent catches one: the agent ends
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from streams import agents
 from streams.cli import run
+from streams.intake import Batch, fresh
 from streams.steps import FactBatch, ScoreStep
 
 
 class Broken(Exception):
-    """What an error in the code of a step would be."""
+    """What an error in our code would be."""
 
 
 class End(BaseException):
-    """What no `except Exception` catches: the agent itself ends."""
+    """What ends a task."""
 
 
-FAULT = {"error": Broken, "end": End}[os.environ["RAISE"]]
-inner, calls = ScoreStep.__call__, iter(range(1, 1_000_000))
+WHAT, AT = os.environ["RAISE"], int(os.environ["RAISE_AT"])
+calls, inner = itertools.count(1), ScoreStep.__call__
 
 
-async def call(step: ScoreStep, batches: Sequence[FactBatch]) -> Any:
-    if next(calls) == int(os.environ["RAISE_AT"]):
-        raise FAULT
-    return await inner(step, batches)
+async def step(self: ScoreStep, batches: Sequence[FactBatch]) -> Any:
+    if next(calls) == AT:
+        raise End if WHAT == "end" else Broken
+    return await inner(self, batches)
+
+
+def outside(poll: Iterable[Batch]) -> list[Batch]:
+    if next(calls) == AT:
+        raise Broken
+    return fresh(poll)
 
 
 if __name__ == "__main__":
-    ScoreStep.__call__ = call  # type: ignore[method-assign]
+    if WHAT == "outside":
+        agents.fresh = outside  # type: ignore[attr-defined]
+    else:
+        ScoreStep.__call__ = step  # type: ignore[method-assign]
     run()

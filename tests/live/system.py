@@ -196,6 +196,21 @@ class System:
         except AssertionError as late:
             raise AssertionError(f"{late}; {self.left(stages)} records are left\n{self.log_text()[-4000:]}") from None
 
+    def finish(self) -> None:
+        """Of a live run, in which time goes on for ever: until the feeds are admitted; then without time, until all is scored."""
+        until(lambda: self.unadmitted() == 0, "the feeds are admitted")
+        assert set(self.stop()) == {0}
+        self.start("--stage", "score")  # a last tick may stand on `facts` unread
+        self.wait_done(["score"])
+        self.kill()
+
+    def unadmitted(self) -> int | None:
+        """Feed records that admission has not committed; None while the broker does not answer."""
+        try:
+            return self._uncommitted("admit", *self.names.feeds)
+        except KafkaException:
+            return None
+
     # --- proof ----------------------------------------------------------------------------------------------------------------------
 
     def archived(self) -> Log:
@@ -250,8 +265,9 @@ def systems(kafka: Kafka, redis_server: Redis, folder: Path) -> Iterator[Callabl
     model, made = folder / "model.json", list[System]()
     artifact.save(stand_in(any_visit()).artifact, model)
 
-    def make(**about: Any) -> System:
+    def make(before: Callable[[str], object] = str, **about: Any) -> System:
         prefix = f"live-{next(_numbers)}."
+        before(prefix)
         made.append(System(kafka.address, redis_server.url, prefix, folder / prefix, model, **about))
         return made[-1]
 

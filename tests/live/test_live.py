@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from features.importers import simulator
 from features.log import Log
 from streams.backfill import backfill
 from streams.replay import replay_into_facts
 from tests import logs
+from tests.live import clinic
 from tests.live.services import Kafka, Redis
-from tests.live.system import Event, System, systems
+from tests.live.system import System, systems
 from tests.live.worker import until
 
 Make = Callable[..., System]
-BOOKED_S = 4.0
-"""A visit is due five minutes before it begins; those booked here become due so soon after they were told."""
 
 
 @pytest.fixture
@@ -61,36 +58,26 @@ def test_history_through_the_feeds_is_scored_as_everywhere(kind: str, make: Make
     assert len(issued) >= 50
 
 
-def moved(now: datetime) -> list[Event]:
-    """Half a year of an invented clinic that ends now, in the order in which it was told."""
-    return list(simulator.events(patients=30, start=now - timedelta(days=180), end=now, seed=8))
-
-
-def visit(number: int, status: str, begin: datetime, now: datetime) -> Event:
-    """A visit told now of one of the clinic's patients."""
-    about: dict[str, Any] = {"id": f"now{number}", "patient_id": f"p{number % 30:06d}", "status": status, "encounter_class": "ambulatory"}
-    return "encounters", {**about, "event_time": begin.isoformat(), "known_time": now.isoformat()}
+def test_a_log_from_history_is_replayed_into_facts_as_it_is_backfilled(make: Make, tmp_path: Path) -> None:
+    """A log that was imported and never live has stamps of its own, on `facts` too."""
+    log, again = logs.build("eicu", tmp_path / "built"), make(partitions=3)
+    assert into_facts(log, again) == {made.score_id: value for batch in backfill(log, again.models()) for made, value in batch}
 
 
 def test_a_live_run_is_scored_as_everywhere(make: Make) -> None:
     """Known time is the broker's, ticks bring booked visits, alerts are raised: and every replay gives the same again."""
     system = make(known_time="append")
-    now = datetime.now(UTC)
-    system.feed(moved(now))
-    worker = system.start(env={"PREMONITOR_TICK_EVERY_S": "0.2"}).wait_reading()
-    now = datetime.now(UTC)
-    system.feed(visit(n, "in-progress", now - timedelta(minutes=n), now) for n in range(30))
-    now = datetime.now(UTC)
-    booked = {f"now{n}": now + timedelta(minutes=5, seconds=BOOKED_S) for n in range(30, 40)}
-    system.feed(visit(int(name[3:]), "planned", begin, now) for name, begin in booked.items())
-    until(lambda: booked.keys() <= {s.encounter_id for s in system.scores()}, "ticks bring what was booked", every_s=0.3)
-    assert worker.stop() == 0
-    system.start("--stage", "score")  # a last tick may stand on `facts` unread
-    system.wait_done(["score"])
-    system.kill()
+    system.feed(clinic.past())
+    system.start(env={"PREMONITOR_TICK_EVERY_S": "0.2"}).wait_reading()
+    system.feed(clinic.visits(range(30)))
+    told = list(clinic.bookings(range(30, 40), due_in_s=4.0))
+    due = {event["id"]: datetime.fromisoformat(event["event_time"]) - clinic.TOLERANCE for _, event in told}
+    system.feed(told)
+    until(lambda: due.keys() <= {s.encounter_id for s in system.scores()}, "ticks bring what was booked", every_s=0.3)
+    system.finish()
     equal_everywhere(system, make)
     for score in system.scores():
-        if score.encounter_id in booked and score.revision == 0:
-            waited = datetime.fromisoformat(score.known_time) - (booked[score.encounter_id] - timedelta(minutes=5))
+        if score.encounter_id in due and score.revision == 0:
+            waited = datetime.fromisoformat(score.known_time) - due[score.encounter_id]
             assert timedelta(0) <= waited < timedelta(seconds=5), "scored when it became due, by a tick"
     assert len(system.values(system.names.alerts)) >= 3

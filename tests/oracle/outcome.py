@@ -32,7 +32,7 @@ def chains(told: list[Told]) -> list[list[Told]]:
     return list(found.values())
 
 
-def label(told: list[Told], *, outcome: dict[str, Any], index_us: int, episode: int) -> tuple[str, int | None, int | None]:
+def label(told: list[Told], *, outcome: dict[str, Any], index_us: int, episode: int, as_of_us: int) -> tuple[str, int | None, int | None]:
     """(status, when it was known, when the time at risk was over); None: never."""
     begin_us = index_us + outcome["gap_days"] * DAY_US
     end_us = begin_us + outcome["horizon_days"] * DAY_US
@@ -44,12 +44,12 @@ def label(told: list[Told], *, outcome: dict[str, Any], index_us: int, episode: 
         return not one.gone and one.concept in outcome["concepts"] and at_risk and came_so and (outcome["own_episode"] or not own)
 
     facts = [chain[-1] for chain in chains(told) if not chain[-1].gone]
-    covered = [one.event_us + one.length_us if one.length_us is not None else 2**62 for one in facts if one.concept == COVERED]
-    mature = max(covered or [one.event_us for one in facts], default=-(2**62)) >= end_us
+    covered = [one.event_us + one.length_us if one.length_us is not None else as_of_us for one in facts if one.concept == COVERED]
+    deaths_us = [one.event_us for one in facts if one.concept == DIED]
+    mature = min([max(covered or [one.event_us for one in facts], default=-(2**62)), *deaths_us]) >= end_us
     known_us = [one.known_us for chain in chains(told) if counts(chain[-1]) for one in chain if counts(one)]
     if known_us:
         return "event", min(known_us), end_us if mature else None
     if mature:
         return "no_event", end_us, end_us
-    died = any(one.concept == DIED and one.event_us <= end_us for one in facts)
-    return ("death" if died else "censored"), None, None
+    return ("death" if min(deaths_us, default=2**62) <= end_us else "censored"), None, None

@@ -117,3 +117,11 @@ def test_status_as_text_and_as_json() -> None:
     assert "active ed-2 is shadow of ed" in text
     assert "no model is active" in status.Status(stands, [], [], [], {}).text(0)
     assert json.loads(msgspec.json.encode(found.document()))["feeds"][1] == {"name": "deaths", "records": 0, "lag": 0, "last_record": None}
+
+
+def test_a_model_file_of_any_bytes_is_a_line_not_a_crash(tmp_path: Path) -> None:
+    """Text that is no UTF-8, no JSON, or no model."""
+    for content in (b'{"version": "\xff"}', b"\x00", b"{}"):
+        (tmp_path / "model.json").write_bytes(content)
+        (line,) = doctor.models([tmp_path], codebook())
+        assert (line.good, line.remedy) == (False, "Give a file as premonitor train wrote it")

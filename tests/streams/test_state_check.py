@@ -140,7 +140,6 @@ DAMAGE: list[tuple[str, Callable[[Any, bytes], Any], str]] = [
     ("a wrong length", lambda raw, h: raw.hset("f:{0}:lengths", h.rpartition(b":h:")[2], 64), "1 with a wrong length or index time"),
     ("all lengths gone", lambda raw, h: raw.delete("f:{0}:lengths"), "8 with a wrong length or index time"),
     ("all index times gone", lambda raw, h: raw.delete("f:{0}:newest"), "7 with a wrong length or index time"),
-    ("activations gone", lambda raw, h: raw.delete("f:{0}:state"), "the partition's own state differs"),
     ("a booking lost", lambda raw, h: raw.delete("f:{0}:booked"), "the partition's own state differs"),
     ("a booking too many", lambda raw, h: raw.zadd("f:{0}:booked", {f"{2**60}:zz": 2**60}), "the partition's own state differs"),
 ]

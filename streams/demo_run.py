@@ -1,0 +1,375 @@
+"""The demo's story: services, a real worker, three hospitals on the feeds, a kill, and the proof at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import SettingsConfigDict
+
+from features import tables
+from features.clock import SystemClock
+from features.codes import Codebook, codebook
+from features.errors import CheckFailed, InputError, ServiceError
+from features.log import Log
+from models import artifact, score
+from streams import demo, demo_patients, doctor, store_redis, topics
+from streams.archive import archive
+from streams.demo_board import Board
+from streams.demo_patients import Moment, Source
+from streams.demo_view import View
+from streams.issued import issued
+from streams.reader import reach
+from streams.settings import Settings
+from streams.topics import Names
+from streams.verify import Comparison, Conservation, conservation, verify
+
+PARTITIONS = 4
+FAKE = "fake"
+STEP_S = 0.2
+"""Between two sendings: what falls due in between is sent together."""
+KILL_AT = 0.4
+"""Of the last source's time."""
+PATIENCE_S = 90.0
+"""For the worker to begin, and to be done when all is sent."""
+ENVIRONMENT = "PREMONITOR_"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asked for. Kafka or Redis None: embedded; Redis `fake`: the one in Python."""
+
+    seconds: float
+    speed: float | None
+    kill: bool
+    keep: Path | None
+    kafka: str | None
+    redis: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the demo ends with."""
+
+    found: Comparison
+    lines: list[Conservation]
+    sent: int
+
+    @property
+    def read(self) -> int:
+        return sum(line.read for line in self.lines)
+
+    @property
+    def holds(self) -> bool:
+        return self.found.equal and self.found.expected > 0 and all(line.holds for line in self.lines) and self.read == self.sent
+
+    def text(self) -> list[str]:
+        count = f"sent by the demo {self.sent:,}, read by admission {self.read:,}"
+        return [self.found.sentence(), *self.found.examples, *(line.sentence() for line in self.lines), count]
+
+
+class _Apart(Settings):
+    """Settings that PREMONITOR_* variables of the environment do not touch: they are meant for other workers."""
+
+    model_config = SettingsConfigDict(env_prefix="PREMONITOR_DEMO_ONLY_")
+
+
+def play(wish: Wish, view: View, report: Callable[[Proof], None]) -> None:
+    """Run the whole demo; everything that it started is ended when this returns or raises.
+
+    Args:
+        wish: What was asked for.
+        view: Where it is shown.
+        report: Takes the proof, before everything is ended.
+    Raises:
+        PremonitorError: a service, the worker or a setting failed.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP.
+    """
+    with _signals() as ignore_signals, ExitStack() as stack:
+        try:
+            folder, scratch = _folders(wish, stack, view)
+            stack.callback(view.close)
+            for line in doctor.machine():
+                view.tell(line.text())
+            proof = _play(wish, folder, scratch, stack, view)
+            view.close()
+            report(proof)
+        finally:
+            ignore_signals()  # what follows ends everything, within seconds
+
+
+def _play(wish: Wish, folder: Path, scratch: Path, stack: ExitStack, view: View) -> Proof:
+    settings, book = _services(wish, scratch, stack, view), codebook()
+    made = demo_patients.train(folder, book)
+    view.tell(f"✓ a model, trained on {made.training['encounters']:,} visits of invented patients a moment ago: not for use")
+    case = artifact.load(folder / "model.json", book).use_case
+    played = demo_patients.sources()
+    moments, speeds = demo_patients.timed(played, seconds=wish.seconds, speed=wish.speed)
+    board = Board(played, case.definition.background, made.threshold)
+    log = stack.enter_context((folder / "worker.log").open("ab"))
+    start = partial(demo.worker, settings, folder / "model.json", log, scratch=scratch, forget=_forget(wish))
+    story = _Story(settings, start, board, view, stack)
+    for source, speed in zip(played, speeds, strict=True):
+        view.tell(_about(source, speed))
+    story.run(moments, kill_at_s=_kill_at(moments) if wish.kill else None)
+    return _prove(settings, folder, book, sent=board.sent.total(), keep=wish.keep is not None)
+
+
+def _about(source: Source, speed: float) -> str:
+    pace = f"x{round(speed, -3 if speed > 10_000 else 0):,.0f}" if speed else "all at once"
+    return f"– {source.name}: {source.patients} patients, {source.events:,} events, {pace} ({source.what})"
+
+
+def _kill_at(moments: list[Moment]) -> float:
+    last = moments[-1].source
+    begin_s = next(m.at_s for m in moments if m.source == last)
+    return begin_s + KILL_AT * (moments[-1].at_s - begin_s)
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], None]]:
+    """A closed terminal and a polite kill are a Ctrl-C: whatever ends the demo, its children end too."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def ignore() -> None:
+        for s in before:
+            signal.signal(s, signal.SIG_IGN)
+
+    try:
+        yield ignore
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def _folders(wish: Wish, stack: ExitStack, view: View) -> tuple[Path, Path]:
+    """Where the results go, and where everything else goes, which is removed in any case."""
+    if wish.keep is not None and wish.keep.exists():
+        raise InputError(f"--keep {wish.keep} exists already: give another folder or remove it")
+    scratch = Path(tempfile.mkdtemp(prefix="premonitor-demo-"))
+
+    def remove() -> None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        kept = "--keep DIR keeps it." if wish.keep is None else f"Kept {wish.keep}."
+        view.tell(f"Stopped. Removed {scratch}. {kept}")
+
+    stack.callback(remove)
+    if wish.keep is not None:
+        wish.keep.mkdir(parents=True)
+    return wish.keep or scratch, scratch
+
+
+def _services(wish: Wish, scratch: Path, stack: ExitStack, view: View) -> Settings:
+    """Broker and Redis, ours or those that were named; of the latter our traces are taken away at the end."""
+    real = wish.kafka is not None or wish.redis not in (None, FAKE)
+    clock = SystemClock()
+    fields: dict[str, Any] = {"prefix": f"demo.{clock.now_us() // 1_000_000:x}." if real else ""}
+    asked = Settings() if real else None  # the environment counts for the services that are not ours
+    if wish.kafka is not None and asked is not None:
+        fields |= {name: getattr(asked, name) for name in Settings.model_fields if name.startswith("kafka_")}
+        fields["kafka_bootstrap"] = wish.kafka
+        view.tell(f"✓ Kafka: {wish.kafka}, topics {fields['prefix']}*")
+    else:
+        broker = demo.MockBroker()
+        stack.callback(broker.close)
+        fields["kafka_bootstrap"] = broker.address
+        view.tell(f"✓ a broker in this process (librdkafka's mock) on {broker.address}")
+    program = demo.redis_program()
+    if wish.redis not in (None, FAKE) and asked is not None:
+        fields |= {name: getattr(asked, name) for name in Settings.model_fields if name.startswith("redis_")}
+        fields["redis_url"] = wish.redis
+        view.tell("✓ Redis: the one of --redis")
+    elif wish.redis is None and program is not None:
+        server = demo.RedisServer(program, scratch / "redis")
+        stack.callback(server.close)
+        fields["redis_url"] = server.url
+        view.tell(f"✓ {program} on 127.0.0.1:{server.port}, data in {scratch}")
+    else:
+        fake = demo.PythonRedis()
+        stack.callback(fake.close)
+        fields["redis_url"] = fake.url
+        why = "asked for" if wish.redis == FAKE else "no redis-server on the PATH"
+        view.tell(f"✓ a Redis in Python (fakeredis) on 127.0.0.1:{fake.port}: {why}")
+    settings = _Apart(**fields)
+    if wish.kafka is not None:
+        asyncio.run(topics.create(settings.kafka(), settings.prefix, partitions=PARTITIONS))
+    if real and wish.keep is None:
+        stack.callback(_take_away, settings, wish)
+    return settings
+
+
+def _forget(wish: Wish) -> list[str]:
+    """Settings in the environment that are not meant for this worker."""
+    kept = tuple(start for start, real in (("kafka_", wish.kafka is not None), ("redis_", wish.redis not in (None, FAKE))) if real)
+    return [f"{ENVIRONMENT}{name.upper()}" for name in Settings.model_fields if not name.startswith(kept)]
+
+
+def _take_away(settings: Settings, wish: Wish) -> None:
+    """Our topics and keys on services that are not ours."""
+    if wish.kafka is not None:
+        demo.delete_topics(settings, [settings.prefix + t.name for t in topics.TOPICS])
+    if wish.redis not in (None, FAKE):
+        asyncio.run(_forget_keys(settings))
+
+
+async def _forget_keys(settings: Settings) -> None:
+    connection = store_redis.connect(settings)
+    try:
+        for kind in "fa":
+            store = store_redis.RedisStore(connection, prefix=settings.prefix, kind=kind)
+            for partition in range(PARTITIONS):
+                await store.forget(partition)
+        await connection.delete(f"{settings.prefix}about")
+    finally:
+        await connection.aclose()
+
+
+class _Story:
+    """Feeds, watches, kills and waits."""
+
+    def __init__(self, settings: Settings, start: Callable[[], demo.Child], board: Board, view: View, stack: ExitStack) -> None:
+        self.settings, self.board, self.view, self._start = settings, board, view, start
+        self.names = Names(settings.prefix)
+        self.feeder = demo.Feeder(settings)
+        read = dict.fromkeys((self.names.facts, self.names.scores, self.names.alerts, self.names.dead_letters), PARTITIONS)
+        asyncio.run(topics.partition_counts(settings.kafka(), list(read)))  # asking makes them, on the mock
+        self.tail = demo.Tail(settings, read)
+        self.worker = self._start()
+        stack.callback(self.tail.close)
+        stack.callback(lambda: self.worker.close())
+        self.state, self.begun_s = "starting", time.monotonic()
+        self.missed = 0
+        """Events under way at the kill."""
+
+    @property
+    def at_s(self) -> float:
+        return time.monotonic() - self.begun_s
+
+    def run(self, moments: list[Moment], *, kill_at_s: float | None) -> None:
+        """Everything from the first word of the worker to its orderly end."""
+        self.view.tell(f"– premonitor worker --kafka {self.settings.kafka_bootstrap} --known-time given: pid {self.worker.pid}")
+        self._until(lambda: self.board.controls["activate"] > 0, "begin")
+        self.view.tell(f"✓ the worker reads, {self.at_s:.1f} s after its start")
+        self.begun_s, self.state = time.monotonic(), "running"
+        self._feed(moments, kill_at_s)
+        self.view.tell(f"all {self.board.sent.total():,} events are sent; waiting for the worker to be done", self.at_s)
+        self._until(lambda: self.board.under_way <= 0, "admit what was sent")
+        with ThreadPoolExecutor(1) as pool:  # beside the numbers, which go on
+            asked: list[Future[int]] = []
+            self._until(lambda: self._nothing_left(pool, asked), "be done")
+        code = self.worker.stop()
+        self.state = f"stopped with exit code {code}"
+        self._look()
+        again = f"; {self.board.repeats:,} scores told twice, with the same ids" if self.board.repeats else ""
+        self.view.tell(f"the worker was asked to stop: {self.state}{again}", self.at_s)
+        if code:
+            raise CheckFailed(f"the worker did not stop in good order: {self.worker.last_words()}")
+
+    def _feed(self, moments: list[Moment], kill_at_s: float | None) -> None:
+        n, next_s, source = 0, 0.0, -1
+        while n < len(moments):
+            now_s = self.at_s
+            if kill_at_s is not None and now_s >= kill_at_s:
+                kill_at_s = None
+                self._kill()
+            if now_s >= next_s:
+                next_s, begin = now_s + STEP_S, n
+                while n < len(moments) and moments[n].at_s <= now_s:
+                    n += 1
+                due = moments[begin:n]
+                if due and due[-1].source != source:
+                    source = due[-1].source
+                    about = self.board.sources[source]
+                    self.view.tell(f"{about.name}: {about.patients} patients, years {about.years}", now_s)
+                self.board.feed(due, self.at_s)
+                self.feeder.send((m.feed, m.event) for m in due)
+            self._look()
+
+    def _look(self) -> None:
+        """Take in what came, tell what is new, show the numbers."""
+        for topic, key, value in self.tail.read(0.02):
+            if topic == self.names.facts:
+                self.board.take_fact(key, value)
+            elif topic == self.names.scores:
+                self.board.take_score(value, self.at_s)
+            elif topic == self.names.alerts:
+                self.board.take_alert(value)
+            else:
+                self.board.dead_letters.add(key or b"")
+        self._recovered()
+        for words in self.board.story:
+            self.view.tell(words, self.at_s)
+        self.board.story.clear()
+        self.view.show(self.board, self.at_s, self.state)
+        if not self.worker.running and self.state in ("starting", "running", "starting again"):
+            raise ServiceError(f"the worker ended with exit code {self.worker.code}: {self.worker.last_words()}")
+
+    def _kill(self) -> None:
+        before = self.worker.pid
+        self.worker.kill()
+        self.board.outage = (self.at_s, float("inf"))
+        self.view.tell(f"the worker (pid {before}) is killed: SIGKILL, without warning. The feeds go on", self.at_s)
+        self.worker = self._start()
+        self.state = "starting again"
+
+    def _recovered(self) -> None:
+        """Whether the worker has made up for the kill: all that was sent a second ago is in the log."""
+        if self.state != "starting again" or self.board.outage is None:
+            return
+        begin_s, _ = self.board.outage
+        self.missed = max(self.missed, self.board.under_way)
+        if (self.missed and self.board.under_way * 4 < self.missed) or (not self.board.under_way and self.at_s - begin_s > 3):
+            self.state, self.board.outage = "running", (begin_s, self.at_s)
+            words = f"the next worker (pid {self.worker.pid}) goes on where that one was, {self.at_s - begin_s:.1f} s after the kill"
+            self.view.tell(words, self.at_s)
+
+    def _nothing_left(self, pool: ThreadPoolExecutor, asked: list[Future[int]]) -> bool:
+        """Whether the last question found everything done; asks anew when it did not."""
+        if asked and asked[-1].done() and asked[-1].result() == 0:
+            return True
+        if not asked or asked[-1].done():
+            asked.append(pool.submit(lambda: asyncio.run(_left(self.settings))))
+        return False
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        end_s = time.monotonic() + PATIENCE_S
+        while not done():
+            self._look()
+            if time.monotonic() > end_s:
+                raise CheckFailed(f"the worker did not {what} within {PATIENCE_S:.0f} s: {self.worker.last_words()}")
+
+
+async def _left(settings: Settings) -> int:
+    """Records that admission or scoring has not committed."""
+    names, left = Names(settings.prefix), 0
+    for stage, wanted in (("admit", [*names.feeds, names.controls]), ("score", [names.facts])):
+        done = await topics.committed(settings.kafka(), settings.prefix, stage)
+        ends = {(topic, p): r.end for topic, partitions in (await reach(settings, wanted)).items() for p, r in partitions.items()}
+        left += sum(ends.values()) - sum(done.values())
+    return left
+
+
+def _prove(settings: Settings, folder: Path, book: Codebook, *, sent: int, keep: bool) -> Proof:
+    """Archive the log from the topic, compute every score anew from it, compare bytes."""
+    asyncio.run(archive(settings, folder / "log", book, lambda n: None))
+    log, model = Log(folder / "log", book), artifact.load(folder / "model.json", book)
+    came = asyncio.run(issued(settings))
+    if keep and came:
+        tables.write(
+            folder / "scores.parquet", tables.SCORE_SCHEMA, tables.score_pieces([[(score.decode(v), v) for _, v in came]]), lambda n: None
+        )
+    return Proof(verify(log, [model], came), conservation(log), sent)
