@@ -73,12 +73,18 @@ class Align(Generic[Source]):
             if source in ended:
                 self._heard_s[source] = now_s
         lagging = [s for s in sources if s not in ended]
-        patient = [s for s in lagging if self._times.get(s) or now_s - self._heard_s.setdefault(s, now_s) < self._wait_s]
-        if len(patient) < len(lagging) and any(self._times.get(s) for s in sources):
-            self.overdue += 1
+        patient = [s for s in lagging if s in self._newest or now_s - self._heard_s.setdefault(s, now_s) < self._wait_s]
         if any(s not in self._newest for s in patient):
             return {}
         limit = min((self._newest[s] for s in patient), default=None)
+        while limit is not None:  # who holds the others and has been silent for too long is passed over
+            silent = {s for s in patient if self._newest[s] == limit and now_s - self._heard_s[s] >= self._wait_s}
+            if not silent:
+                break
+            patient = [s for s in patient if s not in silent]
+            limit = min((self._newest[s] for s in patient), default=None)
+        if len(patient) < len(lagging) and any(self._times.get(s) for s in sources):
+            self.overdue += 1
         full = self.full()
         out = {}
         for source in sources:

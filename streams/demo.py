@@ -28,8 +28,8 @@ from streams.settings import Settings
 
 LINGER_MS = 200
 """The mock gives one record batch a fetch: what is fed together must be one batch."""
-SESSION_S = 4
-"""Of the worker's consumers: a killed worker's place is free again after it."""
+SESSION_S, SESSION_LEAST_S = 4, 6
+"""Of the worker's consumers: a killed worker's place is free again after it. Kafka allows no less than the second."""
 READY_S = 20.0
 QUIET = {"log_level": 0}
 
@@ -124,8 +124,9 @@ class Tail:
 
 def delete_topics(settings: Settings, topics: Sequence[str]) -> None:
     """Take our topics off a real broker again, as far as it lets us."""
+    admin = AdminClient(client(settings))
     with suppress(confluent_kafka.KafkaException):
-        for done in AdminClient(client(settings)).delete_topics(list(topics), operation_timeout=10).values():
+        for done in admin.delete_topics(list(topics), operation_timeout=10).values():
             done.result(15)
 
 
@@ -250,7 +251,7 @@ class Child:
             self.kill()
 
 
-def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Path, forget: Sequence[str]) -> Child:
+def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Path, session_s: int, forget: Sequence[str]) -> Child:
     """`premonitor worker` as a process of its own.
 
     Args:
@@ -258,14 +259,11 @@ def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Pat
         model: The model's file.
         log: Where its words go.
         scratch: For its temporary files: what a killed worker leaves behind is removed with it.
+        session_s: After which its place is free when it is killed.
         forget: Environment variables that are not passed on.
     """
-    environment = [
-        "env",
-        *(word for name in forget for word in ("-u", name)),
-        f"TMPDIR={scratch}",
-        f"PREMONITOR_SESSION_TIMEOUT_S={SESSION_S}",
-    ]
+    unset = [word for name in forget for word in ("-u", name)]
+    environment = ["env", *unset, f"TMPDIR={scratch}", f"PREMONITOR_SESSION_TIMEOUT_S={session_s}"]
     command = [sys.executable, "-P", "-c", "from streams.cli import run; run()", "worker", "--model", str(model), "--known-time", "given"]
     flags = ["--kafka", settings.kafka_bootstrap, "--redis", settings.redis_url, "--prefix", settings.prefix, "--name", "demo"]
     return Child([*environment, *command, *flags], log)

@@ -117,7 +117,8 @@ def _play(wish: Wish, folder: Path, scratch: Path, stack: ExitStack, view: View)
     moments, speeds = demo_patients.timed(played, seconds=wish.seconds, speed=wish.speed)
     board = Board(played, case.definition.background, made.threshold)
     log = stack.enter_context((folder / "worker.log").open("ab"))
-    start = partial(demo.worker, settings, folder / "model.json", log, scratch=scratch, forget=_forget(wish))
+    session_s = demo.SESSION_S if wish.kafka is None else demo.SESSION_LEAST_S
+    start = partial(demo.worker, settings, folder / "model.json", log, scratch=scratch, session_s=session_s, forget=_forget(wish))
     story = _Story(settings, start, board, view, stack)
     for source, speed in zip(played, speeds, strict=True):
         view.tell(_about(source, speed))

@@ -61,7 +61,7 @@ class Names:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        if not _PREFIX.fullmatch(self.prefix):
+        if not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > PREFIX_LENGTH_MAX:
             raise InputError(
                 f"topic prefix '{self.prefix}': lower-case words joined by hyphens, each ending in a dot, such as prod. or replay.try1."
             )
@@ -92,6 +92,8 @@ class Names:
         return {f"{self.prefix}{feed}": feed for feed in FEEDS}
 
 
+PREFIX_LENGTH_MAX = 200
+"""Kafka takes 249 characters for a topic."""
 _PREFIX = re.compile(r"([a-z0-9]+(-[a-z0-9]+)*\.)*")
 
 

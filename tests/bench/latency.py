@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from features.clock import DAY_US, SystemClock, rfc3339
 from streams.bus import partitioner
-from tests.bench.ground import PARTITIONS, Ground
+from tests.bench.ground import PARTITIONS, Ground, cpu_s
 from tests.bench.task import Event
 
 HISTORY_EVENTS = 20_000
@@ -42,12 +42,12 @@ class Delay:
     longest_ms: float
     late_ms: float
     """99th percentile of how far behind its pace a record was produced: the bench's own share."""
+    worker_us: float
+    """CPU of the worker an event, its idle polling included."""
 
     def sentence(self) -> str:
         spread = f"p50 {self.p50_ms:.1f}, p90 {self.p90_ms:.1f}, p99 {self.p99_ms:.1f}, longest {self.longest_ms:.0f} ms"
-        return (
-            f"{self.rate:,} events/s: {spread}; {self.scores:,} scores, {self.missing} missing; produced up to {self.late_ms:.0f} ms late"
-        )
+        return f"{self.rate:,} events/s: {spread}; {self.scores:,} scores, {self.missing} missing; {self.worker_us:.0f} µs CPU an event"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,14 +120,16 @@ def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
     producer.flush(30)
     reader = Reader(ground.kafka.address, made.names.scores)
     reader.start()
-    made.start()
+    worker = made.start()
     try:
         await_scores(reader, wanted)
         n = min(round((WARM_UP_S + seconds) * rate), len(ground.told))
+        before_s = cpu_s(worker.pid)
         made_s, late_s = pace(live(ground.told[-n:], tag="now", newest_us=now_us), produce, rate)
         producer.flush(30)
         counted = {name: at_s for name, at_s in made_s.items() if at_s >= min(made_s.values()) + WARM_UP_S}
         await_scores(reader, counted.keys())
+        worker_us = (cpu_s(worker.pid) - before_s) / n * 1e6
     finally:
         reader.ended.set()
         reader.join(10)
@@ -136,7 +138,7 @@ def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
     p50, p90, p99 = np.percentile(delays_ms, [50, 90, 99]).tolist()
     ground.drop(made)
     late_ms = float(np.percentile(late_s, 99)) * 1e3
-    return Delay(rate, len(delays_ms), len(counted) - len(delays_ms), p50, p90, p99, float(delays_ms.max()), late_ms)
+    return Delay(rate, len(delays_ms), len(counted) - len(delays_ms), p50, p90, p99, float(delays_ms.max()), late_ms, worker_us)
 
 
 def pace(messages: Iterable[Message], produce: Callable[[Message], None], rate: int) -> tuple[dict[str, float], list[float]]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from features import codes, fact, history, usecase
 from features.clock import DAY_US, MINUTE_US, SECOND_US
 from features.errors import InputError
-from features.pack import Packed, Packer, PartitionState, Watched
+from features.pack import Packed, Packer, PartitionState
 from features.usecase import UseCase
 
 CHECKED = settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -106,14 +106,12 @@ class Result:
     histories: dict[bytes, bytes] = field(default_factory=dict)
     booked: list[tuple[int, bytes]] = field(default_factory=list)
     controls: list[tuple[int, int]] = field(default_factory=list)
-    watched: list[Watched] = field(default_factory=list)
 
     def add(self, packed: Packed) -> None:
         for patient, told in packed.patients.items():
             self.histories[patient] = self.histories.get(patient, b"") + b"".join(told.parts)
         self.booked += packed.booked
         self.controls += packed.controls
-        self.watched += packed.watched
 
 
 def pack(packer: Packer, batch: Sequence[Entry]) -> Packed:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -142,8 +143,14 @@ class System:
     def ends(self, *names: str) -> dict[tuple[str, int], int]:
         """(topic, partition) → offset of the next record."""
         latest = {TopicPartition(*tp): OffsetSpec.latest() for tp in self._partitions_of(names)}
-        asked = self._admin.list_offsets(latest, request_timeout=ASK_S)
-        return {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
+
+        def ask() -> dict[tuple[str, int], int] | None:
+            asked = self._admin.list_offsets(latest, request_timeout=ASK_S)
+            with suppress(KafkaException):  # a broker that is just back has another epoch than the client knows
+                return {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
+            return None
+
+        return until(ask, "the broker tells its offsets") or {}
 
     @cached_property
     def _groups(self) -> dict[str, Consumer]:

@@ -196,9 +196,9 @@ def expected(bench: Bench, scores: dict[int, list[Score]], case: UseCase) -> lis
                 made.append((place, patient.decode(), transition, notify, tuple(sorted(support)), reason))  # noqa: B023 (called at once)
                 return transition
 
-            last_us = max((us(s.index_time) for s in support.values()), default=2**62)
-            died, at_risk = head["concept"] == codes.DEATH, last_us < head["event_us"] <= last_us + 60 * DAY_US
-            happened = at_risk and head["concept"] in case.outcome_concepts
+            at_us = [us(s.index_time) for s in support.values()]
+            died, last_us = head["concept"] == codes.DEATH, max(at_us, default=2**62)
+            happened = head["concept"] in case.outcome_concepts and any(0 < head["event_us"] - t <= 60 * DAY_US for t in at_us)
             if status != "none" and (died or happened or (ticked and known_us > last_us + 60 * DAY_US)):
                 say("closed", reason="death" if died else "outcome" if happened else "expired")
                 spent, members, status = spent | members, set(), "none"
@@ -242,7 +242,7 @@ def tell(content: bytes, bench: Bench, now_us: int) -> int:
             start_us = of([now_us, now_us, T_US, now_us - 72 * HOUR_US, now_us - 73 * HOUR_US, now_us + DAY_US])
             bench.visit(now_us, start_us, f"E{source}{patient}", version, patient=patient)
         case "e":
-            start_us = of([min(now_us, T_US + 59 * DAY_US), T_US, T_US - DAY_US])
+            start_us = of([now_us, T_US, T_US + DAY_US, T_US - DAY_US])
             bench.visit(now_us, start_us, f"D{n}", patient=patient, **ED)
         case "d":
             bench.tell("deaths", now_us, now_us, patient, id=f"X{n}")
