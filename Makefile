@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help venv test lint demo bench lock
+.PHONY: help venv test faults lint demo bench lock
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ venv: $(VENV)/.ready ## make .venv with the project and what tests and lint need
 
 test: $(VENV)/.ready ## run all tests (those on real services are skipped where Java, Maven or Redis is missing)
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(VENV)/.ready ## run the live faults: kills, frozen workers, lost tails, upkeep (minutes; needs Kafka's jars and Redis)
+	$(BIN)/python -m pytest tests/live -m slow $(ARGS)
 
 lint: $(VENV)/.ready ## check style, format and types
 	$(BIN)/ruff check .

@@ -74,7 +74,8 @@ def to_us(moment: datetime) -> int:
         >>> to_us(datetime(1970, 1, 2, tzinfo=UTC))
         86400000000
     """
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * SECOND_US + since.microseconds
 
 
 def from_us(time_us: int) -> datetime:

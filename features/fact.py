@@ -42,6 +42,7 @@ HEAD = np.dtype(
 )
 """One record of a history. `value`: in the concept's unit, NaN for none; of an encounter its length in µs, NaN while open."""
 HEAD_BYTES = HEAD.itemsize
+_NAME = struct.Struct("<48sIIHHBBH")
 _HEAD = struct.Struct("<QQqqdQIIHHBBH")
 NAME_CHUNK = 48
 """Bytes of a source id that one NAME record holds (in place of the id, times, value and episode)."""
@@ -251,6 +252,8 @@ def heads(values: list[bytes]) -> npt.NDArray[np.void]:
 
 def name_records(source: bytes, *, place: int) -> bytes:
     """NAME records that hold a source id; they follow the head that they name."""
+    if len(source) <= NAME_CHUNK:
+        return _NAME.pack(source, place, 0, len(source), codes.NAME, 0, 0, 0)
     chunks = [source[i : i + NAME_CHUNK] for i in range(0, len(source), NAME_CHUNK)]
     return b"".join(
         chunk.ljust(NAME_CHUNK, b"\0") + struct.pack("<IIHHBBH", place, n, len(chunk), codes.NAME, 0, 0, 0)

@@ -19,6 +19,7 @@ Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 
+_WHOLE = np.dtype("V64")
 NEVER = 2**40
 """A place that is never reached."""
 
@@ -89,7 +90,7 @@ def read(histories: list[bytes]) -> Histories:
     row = np.flatnonzero(records["concept"] != codes.NAME)
     seg = owner[row]
     start = np.searchsorted(seg, np.arange(len(histories) + 1))
-    facts = records[row]
+    facts = records.view(_WHOLE)[row].view(fact.HEAD)  # whole records: numpy copies a structured array field by field
     place, version = (facts[name].astype(np.int64) for name in ("place", "version"))
     until, earlier, duplicates, conflicts = _fold(facts, seg, place, version)
     return Histories(
@@ -132,11 +133,12 @@ def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int) -> tu
     until = np.full(len(facts), NEVER, np.int64)
     earlier = np.full(len(facts), -1, np.int64)
     until[facts["concept"] >= codes.CONTROL_FLOOR] = 0
+    low = np.sort(np.ascontiguousarray(facts["id_lo"]))
+    if not (low[1:] == low[:-1]).any():  # most often every id was told once
+        return until, earlier, 0, 0
     by_id = np.argsort(facts["id_lo"], kind="stable")
     low = facts["id_lo"][by_id]
     again = low[1:] == low[:-1]
-    if not again.any():
-        return until, earlier, 0, 0
     several = np.zeros(len(low), bool)
     several[1:] |= again
     several[:-1] |= again

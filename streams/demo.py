@@ -203,13 +203,22 @@ def free_port() -> int:
 
 # --- processes ----------------------------------------------------------------------------------------------------------------------
 
+_children: list[Child] = []
+
+
+def end_children() -> None:
+    """End what an interrupt left running, the last that was started first."""
+    while _children:
+        _children.pop().close()
+
 
 class Child:
     """A process of ours in a session of its own: Ctrl-C reaches the demo alone, which then ends its children in order."""
 
     def __init__(self, command: Sequence[str], log: BufferedWriter) -> None:
-        self._log = Path(log.name)
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        _children.append(self)
+        self._log = Path(log.name)
 
     @property
     def running(self) -> bool:

@@ -13,20 +13,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from pydantic_settings import SettingsConfigDict
 
 from features import tables
-from features.clock import SystemClock
 from features.codes import Codebook, codebook
 from features.errors import CheckFailed, InputError, ServiceError
 from features.log import Log
 from models import artifact, score
-from streams import demo, demo_patients, doctor, store_redis, topics
+from streams import demo, demo_patients, doctor, topics
 from streams.archive import archive
 from streams.demo_board import Board
 from streams.demo_patients import Moment, Source
+from streams.demo_services import PARTITIONS, Wish, foreign_settings, services
 from streams.demo_view import View
 from streams.issued import issued
 from streams.reader import reach
@@ -34,27 +31,12 @@ from streams.settings import Settings
 from streams.topics import Names
 from streams.verify import Comparison, Conservation, conservation, verify
 
-PARTITIONS = 4
-FAKE = "fake"
 STEP_S = 0.2
 """Between two sendings: what falls due in between is sent together."""
 KILL_AT = 0.4
 """Of the last source's time."""
 PATIENCE_S = 90.0
 """For the worker to begin, and to be done when all is sent."""
-ENVIRONMENT = "PREMONITOR_"
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the command line asked for. Kafka or Redis None: embedded; Redis `fake`: the one in Python."""
-
-    seconds: float
-    speed: float | None
-    kill: bool
-    keep: Path | None
-    kafka: str | None
-    redis: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +60,6 @@ class Proof:
         return [self.found.sentence(), *self.found.examples, *(line.sentence() for line in self.lines), count]
 
 
-class _Apart(Settings):
-    """Settings that PREMONITOR_* variables of the environment do not touch: they are meant for other workers."""
-
-    model_config = SettingsConfigDict(env_prefix="PREMONITOR_DEMO_ONLY_")
-
-
 def play(wish: Wish, view: View, report: Callable[[Proof], None]) -> None:
     """Run the whole demo; everything that it started is ended when this returns or raises.
 
@@ -98,6 +74,7 @@ def play(wish: Wish, view: View, report: Callable[[Proof], None]) -> None:
     with _signals() as ignore_signals, ExitStack() as stack:
         try:
             folder, scratch = _folders(wish, stack, view)
+            stack.callback(demo.end_children)
             stack.callback(view.close)
             for line in doctor.machine():
                 view.tell(line.text())
@@ -109,7 +86,7 @@ def play(wish: Wish, view: View, report: Callable[[Proof], None]) -> None:
 
 
 def _play(wish: Wish, folder: Path, scratch: Path, stack: ExitStack, view: View) -> Proof:
-    settings, book = _services(wish, scratch, stack, view), codebook()
+    settings, book = services(wish, scratch, stack, view.tell), codebook()
     made = demo_patients.train(folder, book)
     view.tell(f"✓ a model, trained on {made.training['encounters']:,} visits of invented patients a moment ago: not for use")
     case = artifact.load(folder / "model.json", book).use_case
@@ -118,7 +95,7 @@ def _play(wish: Wish, folder: Path, scratch: Path, stack: ExitStack, view: View)
     board = Board(played, case.definition.background, made.threshold)
     log = stack.enter_context((folder / "worker.log").open("ab"))
     session_s = demo.SESSION_S if wish.kafka is None else demo.SESSION_LEAST_S
-    start = partial(demo.worker, settings, folder / "model.json", log, scratch=scratch, session_s=session_s, forget=_forget(wish))
+    start = partial(demo.worker, settings, folder / "model.json", log, scratch=scratch, session_s=session_s, forget=foreign_settings(wish))
     story = _Story(settings, start, board, view, stack)
     for source, speed in zip(played, speeds, strict=True):
         view.tell(_about(source, speed))
@@ -172,71 +149,6 @@ def _folders(wish: Wish, stack: ExitStack, view: View) -> tuple[Path, Path]:
     if wish.keep is not None:
         wish.keep.mkdir(parents=True)
     return wish.keep or scratch, scratch
-
-
-def _services(wish: Wish, scratch: Path, stack: ExitStack, view: View) -> Settings:
-    """Broker and Redis, ours or those that were named; of the latter our traces are taken away at the end."""
-    real = wish.kafka is not None or wish.redis not in (None, FAKE)
-    clock = SystemClock()
-    fields: dict[str, Any] = {"prefix": f"demo.{clock.now_us() // 1_000_000:x}." if real else ""}
-    asked = Settings() if real else None  # the environment counts for the services that are not ours
-    if wish.kafka is not None and asked is not None:
-        fields |= {name: getattr(asked, name) for name in Settings.model_fields if name.startswith("kafka_")}
-        fields["kafka_bootstrap"] = wish.kafka
-        view.tell(f"✓ Kafka: {wish.kafka}, topics {fields['prefix']}*")
-    else:
-        broker = demo.MockBroker()
-        stack.callback(broker.close)
-        fields["kafka_bootstrap"] = broker.address
-        view.tell(f"✓ a broker in this process (librdkafka's mock) on {broker.address}")
-    program = demo.redis_program()
-    if wish.redis not in (None, FAKE) and asked is not None:
-        fields |= {name: getattr(asked, name) for name in Settings.model_fields if name.startswith("redis_")}
-        fields["redis_url"] = wish.redis
-        view.tell("✓ Redis: the one of --redis")
-    elif wish.redis is None and program is not None:
-        server = demo.RedisServer(program, scratch / "redis")
-        stack.callback(server.close)
-        fields["redis_url"] = server.url
-        view.tell(f"✓ {program} on 127.0.0.1:{server.port}, data in {scratch}")
-    else:
-        fake = demo.PythonRedis()
-        stack.callback(fake.close)
-        fields["redis_url"] = fake.url
-        why = "asked for" if wish.redis == FAKE else "no redis-server on the PATH"
-        view.tell(f"✓ a Redis in Python (fakeredis) on 127.0.0.1:{fake.port}: {why}")
-    settings = _Apart(**fields)
-    if wish.kafka is not None:
-        asyncio.run(topics.create(settings.kafka(), settings.prefix, partitions=PARTITIONS))
-    if real and wish.keep is None:
-        stack.callback(_take_away, settings, wish)
-    return settings
-
-
-def _forget(wish: Wish) -> list[str]:
-    """Settings in the environment that are not meant for this worker."""
-    kept = tuple(start for start, real in (("kafka_", wish.kafka is not None), ("redis_", wish.redis not in (None, FAKE))) if real)
-    return [f"{ENVIRONMENT}{name.upper()}" for name in Settings.model_fields if not name.startswith(kept)]
-
-
-def _take_away(settings: Settings, wish: Wish) -> None:
-    """Our topics and keys on services that are not ours."""
-    if wish.kafka is not None:
-        demo.delete_topics(settings, [settings.prefix + t.name for t in topics.TOPICS])
-    if wish.redis not in (None, FAKE):
-        asyncio.run(_forget_keys(settings))
-
-
-async def _forget_keys(settings: Settings) -> None:
-    connection = store_redis.connect(settings)
-    try:
-        for kind in "fa":
-            store = store_redis.RedisStore(connection, prefix=settings.prefix, kind=kind)
-            for partition in range(PARTITIONS):
-                await store.forget(partition)
-        await connection.delete(f"{settings.prefix}about")
-    finally:
-        await connection.aclose()
 
 
 class _Story:

@@ -40,12 +40,12 @@ def demo(seconds: float | None, speed: str | None, keep: Path | None, no_kill: b
     missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"the demo needs {', '.join(missing)}: pip install 'premonitor[demo]'")
-    from streams import demo_run, demo_view  # here: every other command would pay for their imports
+    from streams import demo_run, demo_services, demo_view  # here: every other command would pay for their imports
 
     factor = parse_speed(speed) if speed is not None else None
     last_s = seconds if seconds is not None else SECONDS if factor is None else float("inf")
     view = demo_view.screen(Console(stderr=True, highlight=False))
-    wish = demo_run.Wish(last_s, factor, not no_kill, keep, kafka, redis)
+    wish = demo_services.Wish(last_s, factor, not no_kill, keep, kafka, redis)
     try:
         demo_run.play(wish, view, lambda proof: _report(proof, keep))
     except KeyboardInterrupt:

@@ -20,9 +20,6 @@ from typing import Any
 
 import click
 
-COUNTED = 4
-"""Partitions."""
-
 
 class Stopwatch:
     """CPU time of this thread by stage, each without the stages inside it."""
@@ -80,7 +77,7 @@ def watch(stopwatch: Stopwatch) -> list[Callable[[], None]]:
     from features import history, revision
     from models import score
     from models.score import Desk, Scorer
-    from streams import alert, alert_desk
+    from streams import alert
     from streams.alert_desk import AlertDesk
     from streams.steps import ScoreStep
     from streams.store_redis import RedisStore
@@ -103,7 +100,7 @@ def watch(stopwatch: Stopwatch) -> list[Callable[[], None]]:
             (AlertDesk, "_pack", "alerts: pack"),
             (AlertDesk, "_rows", "alerts: fold and write"),
             (alert, "items", "alerts: items"),
-            (alert_desk.alert, "written", "alerts: written"),
+            (alert, "written", "alerts: written"),
         )
     ]
 

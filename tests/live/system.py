@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -146,9 +145,11 @@ class System:
 
         def ask() -> dict[tuple[str, int], int] | None:
             asked = self._admin.list_offsets(latest, request_timeout=ASK_S)
-            with suppress(KafkaException):  # a broker that is just back has another epoch than the client knows
+            try:
                 return {(tp.topic, tp.partition): answer.result().offset for tp, answer in asked.items()}
-            return None
+            except KafkaException:  # a broker that is just back has another epoch than this client will ever know
+                del self._admin
+                return None
 
         return until(ask, "the broker tells its offsets") or {}
 

@@ -13,6 +13,9 @@ from tests.live.services import Kafka, Redis
 from tests.live.system import Event, System, systems
 from tests.live.worker import Worker, pass_time, until
 
+pytestmark = pytest.mark.slow
+"""`make faults` runs these; `make test` has their like in one thread (tests/streams/test_faults.py)."""
+
 Make = Callable[..., System]
 OUT_OF_SERVICE = 3
 RAISING = Path(__file__).with_name("raising_worker.py")

@@ -13,6 +13,9 @@ from tests.live.services import Kafka, Redis
 from tests.live.system import System, systems
 from tests.live.worker import until
 
+pytestmark = pytest.mark.slow
+"""`make faults` runs these; `make test` has their like in one thread (tests/streams/test_faults.py)."""
+
 Make = Callable[..., System]
 STOP_S = 20.0
 RECORD_BYTES = 64

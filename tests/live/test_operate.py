@@ -17,6 +17,9 @@ from tests.live.services import Kafka, Redis, free_port
 from tests.live.system import System, systems
 from tests.live.worker import until
 
+pytestmark = pytest.mark.slow
+"""`make faults` runs these; `make test` has their like in one thread (tests/streams/test_faults.py)."""
+
 Make = Callable[..., System]
 HB = {
     "kind": "lab", "id": "X1", "patient_id": "MRN-4711", "code": "718-7", "value": 9.0, "unit": "g/dL",

@@ -165,6 +165,23 @@ def test_a_lagging_feed_with_records_held_back_is_not_silent() -> None:
     assert 1 not in ready.get("c", []), "c is at 100, a and b lag at 5 and 7"
 
 
+@CHECKED
+@given(feeds, st.binary(max_size=30))
+def test_s13_nobody_is_held_for_more_than_a_second(times: dict[str, list[int]], plan: bytes) -> None:
+    """However much is held back for whom: when all that lag have been silent for a second everything goes on."""
+    bench = Bench({source: feed(source, some) for source, some in times.items()})
+    for step in plan:
+        bench.add(sorted(times)[step % len(times)], 1 + step % 3)
+        if step >= 128:
+            bench.take()
+            bench.clock.advance(seconds=step % 4 / 8)
+    bench.take(*times)
+    bench.clock.advance(seconds=1)
+    bench.take(*times)
+    assert bench.take(*times) == {}
+    assert not any(bench.align._records.values())
+
+
 def test_a_late_comer_starts_the_clock_anew() -> None:
     """Each word of a feed gives it another second; what was overdue is handed on by the time it has."""
     bench = Bench({"a": feed("a", list(range(20))), "b": feed("b", [3, 4, 5, 6])})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from filecmp import cmpfiles
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from streams import demo, demo_patients
 from streams.admit import CONTROLS
 from streams.demo_board import Board
 from streams.demo_patients import Source, timed
+from streams.demo_run import Proof
+from streams.verify import Comparison, Conservation
 
 COMMAND = str(Path(sys.executable).with_name("premonitor"))
 ROOT = Path(__file__).parents[2]
@@ -31,22 +34,34 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(tmp_path), "PREMONITOR_PREFIX": "prod.", "PREMONITOR_KAFKA_TLS": "true"}
 
 
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[str]]]]:
+    """Both at once: they share nothing, and most of their time they wait."""
+    started = {}
+    for redis, words in {"server": [], "fake": ["--redis", "fake"]}.items():
+        folder = tmp_path_factory.mktemp(redis)
+        command = [COMMAND, "demo", "--seconds", "15", *words]
+        pipe = subprocess.PIPE
+        started[redis] = folder, subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=pipe, stderr=pipe, text=True)
+    yield started
+    for _, process in started.values():
+        process.terminate()
+        process.wait(30)
+
+
 @pytest.mark.parametrize("redis", ["server", "fake"])
-def test_the_demo_proves_itself(tmp_path: Path, redis: str) -> None:
+def test_the_demo_proves_itself(demos: dict[str, tuple[Path, subprocess.Popen[str]]], redis: str) -> None:
     """Every score is issued once and right, although the worker was killed; nothing is left behind."""
-    if redis == "server" and demo.redis_program() is None:
-        pytest.skip("no redis-server or valkey-server on the PATH")
-    words = ["--redis", "fake"] if redis == "fake" else []
-    done = subprocess.run(
-        [COMMAND, "demo", "--seconds", "15", *words], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("missing 0, extra 0, different 0 of "), done.stdout
-    assert "DOES NOT ADD UP" not in done.stdout
-    for words_ in ("not for use", "first alert: ", "goes with", "SIGKILL", "goes on where that one was", "Stopped. Removed "):
-        assert words_ in done.stderr, done.stderr
-    assert "because" not in done.stderr
-    assert not list(tmp_path.iterdir())
+    folder, process = demos[redis]
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert out.startswith("missing 0, extra 0, different 0 of "), out
+    assert "DOES NOT ADD UP" not in out
+    for words in ("not for use", "first alert: ", "goes with", "SIGKILL", "goes on where that one was", "Stopped. Removed "):
+        assert words in err, err
+    assert ("fakeredis" in err) == (redis == "fake" or demo.redis_program() is None)
+    assert "because" not in err
+    assert not list(folder.iterdir())
 
 
 def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
@@ -109,6 +124,16 @@ def test_a_speed_of_ones_own(played: list[Source]) -> None:
     assert moments[-1].at_s <= 3
     moments, _ = timed(played, seconds=3, speed=0.0)
     assert len(moments) == sum(len(s.moments) for s in played)
+
+
+def test_the_proof_fails_where_it_should() -> None:
+    """A score missing, a line that does not add up, a record that admission never read, or nothing at all: no proof."""
+    line = Conservation("labs", read=3, facts=2, duplicates=1, conflicts=0, dead_letters=0)
+    assert Proof(Comparison(expected=5), [line], sent=3).holds
+    assert not Proof(Comparison(expected=5, missing=1), [line], sent=3).holds
+    assert not Proof(Comparison(expected=5), [replace(line, facts=1)], sent=3).holds
+    assert not Proof(Comparison(expected=5), [line], sent=4).holds
+    assert not Proof(Comparison(expected=0), [line], sent=3).holds
 
 
 def test_the_board_counts_what_is_under_way(played: list[Source]) -> None:
