@@ -34,9 +34,17 @@ def stand_in(use_case: UseCase, *, seed: int = 1, threshold: float = 0.2) -> Mod
 def sealed(use_case: UseCase, columns: list[Column], *, intercept: float, threshold: float) -> Artifact:
     """An artifact with its version."""
     draft = Artifact(
-        format=FORMAT, version="", family="stand-in", use_case=use_case.definition.model_dump(mode="json"),
-        use_case_hash=use_case.content_hash, threshold=threshold, threshold_reason="test", intercept=intercept, columns=columns, training={},
-    )  # fmt: skip
+        format=FORMAT,
+        version="",
+        family="stand-in",
+        use_case=use_case.definition.model_dump(mode="json"),
+        use_case_hash=use_case.content_hash,
+        threshold=threshold,
+        threshold_reason="test",
+        intercept=intercept,
+        columns=columns,
+        training={},
+    )
     return msgspec.structs.replace(draft, version=version_of(draft))
 
 

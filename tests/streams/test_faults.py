@@ -88,7 +88,7 @@ class Trouble:
     seed: int
     topics: Topics = field(default_factory=Topics)
     stores: tuple[MemoryStore, MemoryStore] = field(default_factory=lambda: (MemoryStore(), MemoryStore()))
-    copies: list[tuple[Any, Any]] = field(default_factory=list)
+    copies: list[tuple[int, list[Any]]] = field(default_factory=list)
     told: int = 0
     crash_next: str = ""
     zombies: list[Driver] = field(default_factory=list)
@@ -124,15 +124,14 @@ class Trouble:
             case "crash":
                 self.crash_next = str(rng.choice(STEPS))
             case "copy":
-                self.copies.append(
-                    copy.deepcopy((self.stores[0].partitions.get(partition), self.stores[1].partitions.get(partition))) + (partition,)
-                )  # type: ignore[arg-type]
+                kept = [store.partitions.get(partition) for store in self.stores]
+                self.copies.append((partition, copy.deepcopy(kept)))
             case "lose" if self.copies:
-                first, second, where = copy.deepcopy(self.copies[int(rng.integers(len(self.copies)))])  # type: ignore[misc]
-                for store, kept in zip(self.stores, (first, second), strict=True):
+                where, kept = self.copies[int(rng.integers(len(self.copies)))]
+                for store, content in zip(self.stores, copy.deepcopy(kept), strict=True):
                     store.partitions.pop(where, None)
-                    if kept is not None:
-                        store.partitions[where] = kept
+                    if content is not None:
+                        store.partitions[where] = content
             case "forget_commit":
                 self.topics.committed.pop(("score", ("facts", partition)), None)
             case "zombie" if self.zombies:
