@@ -28,7 +28,7 @@ lint: $(VENV)/.ready ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo: $(VENV)/.ready ## run the whole system on invented patients, without Docker or Java
+demo: $(VENV)/.ready ## run the whole system on sample and invented patients, without Docker or Java
 	$(BIN)/premonitor demo $(ARGS)
 
 bench: $(VENV)/.bench ## measure speed, latency and growth

@@ -220,6 +220,9 @@ class Intake(faust.Service):
             try:
                 got = await self.consumer.getmany(timeout_ms=200, max_records=self.settings.batch_records_max)
             except KafkaError as error:
+                if not error.retriable:  # a refused group or a wrong setting: asking again changes nothing
+                    await self.crash(ServiceError(f"Kafka refuses stage {self.name}: {type(error).__name__}: {error}"))
+                    return
                 self.counts["poll_failed"] += 1
                 self.log.warning("%s: poll failed: %s", self.name, type(error).__name__)
                 await asyncio.sleep(0.5)
