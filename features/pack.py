@@ -107,7 +107,7 @@ class Packer:
         heads["stamp_us"] = np.maximum(stamp, control_us)
         raw = heads.tobytes()
         concepts, plain = heads["concept"].tolist(), ((heads["version"] == 1) & (heads["status"] < fact.GONE)).tolist()
-        events, stamps = heads["event_us"].tolist(), heads["stamp_us"].tolist()
+        events, stamps, lengths = (heads[name].tolist() for name in ("event_us", "stamp_us", "value"))
         patients, waiting, watch = out.patients, self._waiting, self._watch
         for j, key in enumerate(keys):
             concept = concepts[j]
@@ -124,7 +124,7 @@ class Packer:
             if 0 < concept <= LAST_VISIT:
                 told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
                 told.oldest_us = ALWAYS_US
-                self._book(out, told, key, events[j], float(heads["value"][j]), stamps[j])
+                self._book(out, told, key, events[j], lengths[j], stamps[j])
             elif not plain[j] or concept in watch or (waiting and key in waiting):
                 told.oldest_us = ALWAYS_US
             elif events[j] < told.oldest_us:

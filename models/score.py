@@ -66,7 +66,11 @@ class Scorer:
         self.topics = sorted({f.topic for f in model.use_case.features})
         topic_of = {topic: n for n, topic in enumerate(self.topics)}
         self._topic = [topic_of[f.topic] for f in model.use_case.features]
-        self._columns = columns
+        names = ("fill", "mean", "scale", "coefficient", "missing_coefficient", "missing_rate")
+        self._fill, self._mean, self._scale, self._coefficient, self._missing_coefficient, self._missing_rate = (
+            np.array([getattr(c, name) for c in columns], np.float64) for name in names
+        )
+        self._used = [j for j, c in enumerate(columns) if c.coefficient != 0.0 or c.missing_coefficient != 0.0]
         self.base = model.artifact.intercept
         for c in columns:
             self.base += c.missing_coefficient * c.missing_rate
@@ -79,14 +83,12 @@ class Scorer:
         Args:
             matrix: Rows of the use case's features, float64, shape (n, p); NaN is null.
         """
+        null = np.isnan(matrix)
+        z = (np.where(null, self._fill, matrix) - self._mean) / self._scale
+        parts = z * self._coefficient + (null - self._missing_rate) * self._missing_coefficient
         shares = np.zeros((len(matrix), len(self.topics)))
-        for j, c in enumerate(self._columns):
-            if c.coefficient == 0.0 and c.missing_coefficient == 0.0:
-                continue
-            x = matrix[:, j]
-            null = np.isnan(x)
-            z = (np.where(null, c.fill, x) - c.mean) / c.scale
-            shares[:, self._topic[j]] += z * c.coefficient + (null - c.missing_rate) * c.missing_coefficient
+        for j in self._used:  # column after column: the order of the additions is part of the result (S6)
+            shares[:, self._topic[j]] += parts[:, j]
         return shares
 
     def logits(self, matrix: Float) -> Float:

@@ -78,13 +78,16 @@ class _State:
     """The alert of one patient and use case."""
 
     patient: bytes
+    since: int
+    """Transitions at earlier places are counted, not made."""
     members: set[bytes] = field(default_factory=set)
     """Every encounter that supported this alert at some time."""
     spent: set[bytes] = field(default_factory=set)
     """Members of closed alerts: they do not open another."""
     support: dict[bytes, Item] = field(default_factory=dict)
     """The encounters that support the alert, each with its latest record."""
-    alert_id: str = ""
+    opened: tuple[bytes, int] = (b"", 0)
+    """What the alert's id is a hash of: its first supporters and when it opened."""
     sequence: int = 0
     status: str = "none"
     withdrawing_since_us: int = 0
@@ -107,9 +110,9 @@ class Transition(NamedTuple):
     reason: str = ""
 
 
-def fold(items: Sequence[Item], use_case: UseCase, patient: bytes) -> list[Transition]:
-    """All transitions of one patient's alert, from its whole score history of one use case."""
-    state = _State(patient)
+def fold(items: Sequence[Item], use_case: UseCase, patient: bytes, since: int = 0) -> list[Transition]:
+    """The transitions of one patient's alert at places from `since` on, from its whole score history of one use case."""
+    state = _State(patient, since)
     made: list[Transition] = []
     known_us, i = -(2**62), 0
     while i < len(items):
@@ -155,7 +158,7 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
         elif item.kind == codes.TICK and latest_us is not None and known_us > latest_us + at_risk_us and not reason:
             reason = "expired"
     if reason:
-        yield _step(state, place, known_us, "closed", notify=False, reason=reason)
+        yield from _step(state, use_case, place, known_us, "closed", notify=False, reason=reason)
         state.spent |= state.members
         state.members, state.support = set(), {}
         state.status = "none"
@@ -177,14 +180,14 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
     if state.status == "none":
         if support and touched:
             state.sequence, state.status, state.told_risk = 0, "open", risk
-            state.alert_id = _alert_id(use_case, state.patient, support, known_us)
-            yield _step(state, place, known_us, "opened", notify=True)
+            state.opened = b"|".join([state.patient, *sorted(support)]), known_us
+            yield from _step(state, use_case, place, known_us, "opened", notify=True)
     elif not support:
         if state.status == "open":
             state.status, state.withdrawing_since_us = "withdrawing", known_us
-            yield _step(state, place, known_us, "withdrawing", notify=False)
+            yield from _step(state, use_case, place, known_us, "withdrawing", notify=False)
         elif ticked and known_us - state.withdrawing_since_us >= settle_us:
-            yield _step(state, place, known_us, "withdrawn", notify=False)
+            yield from _step(state, use_case, place, known_us, "withdrawn", notify=False)
             state.status = "none"
     elif touched or state.status == "withdrawing":
         rises = risk >= state.told_risk + use_case.definition.notify_rise
@@ -192,20 +195,20 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
             state.told_risk = risk
         transition = "reopened" if state.status == "withdrawing" else "updated"
         state.status = "open"
-        yield _step(state, place, known_us, transition, notify=rises)
+        yield from _step(state, use_case, place, known_us, transition, notify=rises)
 
 
-def _alert_id(use_case: UseCase, patient: bytes, support: dict[bytes, Item], known_us: int) -> str:
-    first = b"|".join([patient, *sorted(support)])
-    return blake2b(b"%b|%b|%d" % (use_case.name.encode(), first, known_us), digest_size=16).hexdigest()
-
-
-def _step(state: _State, place: int, known_us: int, transition: str, *, notify: bool, reason: str = "") -> Transition:
+def _step(
+    state: _State, use_case: UseCase, place: int, known_us: int, transition: str, *, notify: bool, reason: str = ""
+) -> Iterator[Transition]:
+    sequence = state.sequence
+    state.sequence += 1
+    if place < state.since:
+        return
     support = sorted(state.support.values(), key=lambda x: (x.index_us, x.encounter))
     risk = max((x.risk for x in support), default=None)
-    made = Transition(place, known_us, state.alert_id, state.sequence, transition, notify, risk, support, reason)
-    state.sequence += 1
-    return made
+    alert_id = blake2b(b"%b|%b|%d" % (use_case.name.encode(), *state.opened), digest_size=16).hexdigest()
+    yield Transition(place, known_us, alert_id, sequence, transition, notify, risk, support, reason)
 
 
 def score_record(

@@ -208,7 +208,7 @@ class AlertDesk:
         starts = np.cumsum([0, *(len(stored) // fact.HEAD_BYTES for stored in histories.values())]).tolist()
         for name, use_case in self._use_cases.items():
             for patient, items in zip(patients, alert.items(records, starts, name), strict=True):
-                for step in alert.fold(items, use_case, patient):
+                for step in alert.fold(items, use_case, patient, since):
                     if since <= step.place < until:
                         cause = causes.get((patient, name, step.place))
                         score = cause.score if cause else None

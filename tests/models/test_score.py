@@ -275,8 +275,8 @@ RESEALED: list[tuple[Callable[[Artifact], dict[str, Any]], str]] = [
     (lambda a: {"threshold": 0.0}, "threshold"),
     (lambda a: {"threshold": 1.0}, "threshold"),
     (lambda a: {"use_case_hash": "0"}, "Train again"),
-    (lambda a: {"use_case": {}}, ""),
-    (lambda a: {"use_case": a.use_case | {"settle_minutes": -1}}, ""),
+    (lambda a: {"use_case": {}}, "use case"),
+    (lambda a: {"use_case": a.use_case | {"settle_minutes": -1}}, "use case"),
 ]
 
 
