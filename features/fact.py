@@ -265,8 +265,6 @@ def name_at(records: npt.NDArray[np.void], row: int) -> str:
     """The source id in the NAME records that begin at `row`."""
     text = b""
     while row < len(records) and records["concept"][row] == codes.NAME:
-        if text and records["ordinal"][row] == 0:
-            break
         text += records[row].tobytes()[: int(records["version"][row])]
         row += 1
     return text.decode()

@@ -14,10 +14,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from features.clock import rfc3339_many
+from features import codes, fact
+from features.clock import DAY_US, rfc3339_many
 from features.errors import InputError
 from features.history import Histories, Int
 from features.revision import SCORED, STATUS_NAMES, Answers, answers, reasons
+from features.usecase import UseCase
 from models.artifact import Model
 
 Float = npt.NDArray[np.float64]
@@ -175,7 +177,8 @@ class Issued(NamedTuple):
     index_us: int
     known_us: int
     fresh: bool
-    """Its encounter became due within `fresh_for` of the index time: only such scores may raise an alert (S12)."""
+    """May raise an alert (S12): its encounter became due within `fresh_for` of the index time, and neither a death nor the outcome
+    itself is known."""
     score: Score
 
 
@@ -223,10 +226,28 @@ class Desk:
                         ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
                         places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
                         fresh = h.known_us[part.due] - part.index_us <= scorer.model.use_case.fresh_for_us
+                        for i in [n for n, score in enumerate(scores) if score.flagged]:
+                            fresh[i] &= not _is_over(h, scorer.model.use_case, part, i)
                         index, episodes = part.index_us.tolist(), h.episode[part.encounter].tolist()
                         made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), episodes, index, known, fresh.tolist(), scores)
         made.sort(key=lambda issued: (issued.seg, issued.place))
         return made
+
+
+def _is_over(h: Histories, use_case: UseCase, found: Answers, i: int) -> bool:
+    """Whether there is nothing left to warn of: at the place of answer `i` the patient is known to be dead, or to have had the outcome."""
+    seg, place = int(found.seg[i]), int(h.place[found.trigger[i]])
+    rows = slice(int(h.start[seg]), int(h.start[seg + 1]))
+    known = (h.place[rows] <= place) & (h.until[rows] > place) & (h.status[rows] < fact.GONE)
+    if (known & (h.concept[rows] == codes.DEATH)).any():
+        return True
+    outcome = use_case.definition.outcome
+    after_us = h.event_us[rows] - found.index_us[i] - outcome.gap_days * DAY_US
+    happened = known & use_case.is_outcome(h.concept[rows], h.flags[rows]) & (h.status[rows] != fact.PLANNED)
+    happened &= (after_us > 0) & (after_us <= use_case.horizon_us)
+    if not outcome.own_episode:
+        happened &= (h.episode[rows] != h.episode[found.encounter[i]]) | (h.episode[rows] == 0)
+    return bool(happened.any())
 
 
 Activations = Sequence[dict[str, Any]]
