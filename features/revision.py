@@ -118,24 +118,28 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answe
 
 def _stints(h: Histories, use_case: UseCase) -> _Stints:
     """All versions of all encounters that were ever an index, while they ruled."""
-    concerned = np.isin(h.concept, use_case.index_concepts) & (h.until > 0)
+    ruled = h.until > 0
+    concerned = use_case.index_table[h.concept] & ruled
     root = np.arange(len(h.seg))
-    amended = np.flatnonzero((h.earlier >= 0) & (h.until > 0))
+    amended = np.flatnonzero((h.earlier >= 0) & ruled)
     for i in amended.tolist():  # in log order, so the root of the earlier version is known
         root[i] = root[h.earlier[i]]
     of_interest = np.zeros(len(root), bool)
     of_interest[root[concerned]] = True
-    row = np.flatnonzero(of_interest[root] & (h.until > 0))
-    row = row[np.lexsort((row, root[row]))]
-    _, group = np.unique(root[row], return_inverse=True)
+    row = np.flatnonzero(of_interest[root] & ruled)
+    if len(amended):
+        row = row[np.argsort(root[row], kind="stable")]
+    first = root[row]
+    group = np.cumsum(first[1:] != first[:-1])
+    group = np.concatenate([np.zeros(min(len(row), 1), np.int64), group])
     index_us = h.event_us[row] + use_case.offset_us
-    is_index = concerned[row] & np.isin(h.status[row], use_case.index_statuses)
+    is_index = use_case.is_index(h.concept[row], h.status[row])
     if use_case.definition.index.at == "end":
         length = h.value[row]
         is_index &= ~np.isnan(length)
         index_us = index_us + np.nan_to_num(length).astype(np.int64)
     last = np.maximum.accumulate(np.where(is_index, np.arange(len(row)), 0)) if len(row) else row
-    return _Stints(group.astype(np.int64), row, is_index, index_us[last], row[last])
+    return _Stints(group, row, is_index, index_us[last], row[last])
 
 
 def _due(h: Histories, stints: _Stints) -> Int:
@@ -218,7 +222,7 @@ def _verdicts(h: Histories, use_case: UseCase, version: Int, due: Int) -> tuple[
     status, reason = np.zeros(len(due), np.int64), np.zeros(len(due), np.int64)
     told, concept = h.status[version], h.concept[version]
     gone = told >= fact.GONE
-    index = np.isin(concept, use_case.index_concepts) & np.isin(told, use_case.index_statuses)
+    index = use_case.is_index(concept, told)
     if use_case.definition.index.at == "end":
         index &= ~np.isnan(h.value[version])
     status[~index] = WITHDRAWN

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from features.catalog import Aggregate, Episode, Feature, declare
 from features.clock import DAY_US, HOUR_US, SECOND_US
 from features.codes import Codebook
 from features.errors import InputError
-from features.windows import Plan
+from features.windows import CONCEPTS, Plan
 
 BUILT_IN_REASONS = ("", "retracted", "cancelled", "not_an_index", "died_in_hospital", "history_too_long")
 """Reasons that every use case has; the cohort's own come behind them."""
@@ -127,6 +128,12 @@ class Definition(_Part):
         return self
 
 
+def _table(size: int, numbers: Iterable[int]) -> npt.NDArray[np.bool_]:
+    table = np.zeros(size, bool)
+    table[list(numbers)] = True
+    return table
+
+
 @dataclass(frozen=True)
 class UseCase:
     """A checked use case with its columns and its hash. Equal hash: equal questions and equal rows."""
@@ -169,12 +176,32 @@ class UseCase:
 
     def is_outcome(self, concept: npt.NDArray[np.int64], flags: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether facts with these concepts and flags are events of the outcome."""
-        hit = np.isin(concept, self.outcome_concepts)
-        priorities = self.definition.outcome.priorities
-        if priorities is not None:
-            allowed = [number for name, number in fact.PRIORITY.items() if (name or "unknown") in priorities]
-            hit &= np.isin(flags & fact.PRIORITY_MASK, allowed)
+        hit: npt.NDArray[np.bool_] = self._outcome_table[0][concept]
+        if self.definition.outcome.priorities is not None:
+            hit &= self._outcome_table[1][flags & fact.PRIORITY_MASK]
         return hit
+
+    def is_index(self, concept: npt.NDArray[np.int64], status: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether encounters with these concepts and statuses are index encounters, as far as these two decide."""
+        hit: npt.NDArray[np.bool_] = self.index_table[concept] & self._index_status_table[status]
+        return hit
+
+    # Tables instead of numpy's isin, whose fixed cost is felt in each small batch.
+
+    @cached_property
+    def index_table(self) -> npt.NDArray[np.bool_]:
+        """Concept number → whether it is one of the index's."""
+        return _table(CONCEPTS, self.index_concepts)
+
+    @cached_property
+    def _index_status_table(self) -> npt.NDArray[np.bool_]:
+        return _table(256, self.index_statuses)
+
+    @cached_property
+    def _outcome_table(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        priorities = self.definition.outcome.priorities or []
+        allowed = [number for name, number in fact.PRIORITY.items() if (name or "unknown") in priorities]
+        return _table(CONCEPTS, self.outcome_concepts), _table(256, allowed)
 
     @property
     def leaks(self) -> list[str]:

@@ -72,7 +72,8 @@ class Scorer:
         self._fill, self._mean, self._scale, self._coefficient, self._missing_coefficient, self._missing_rate = (
             np.array([getattr(c, name) for c in columns], np.float64) for name in names
         )
-        self._used = [j for j, c in enumerate(columns) if c.coefficient != 0.0 or c.missing_coefficient != 0.0]
+        used = [j for j, c in enumerate(columns) if c.coefficient != 0.0 or c.missing_coefficient != 0.0]
+        self._used = [[j for j in used if self._topic[j] == n] for n in range(len(self.topics))]
         self.base = model.artifact.intercept
         for c in columns:
             self.base += c.missing_coefficient * c.missing_rate
@@ -89,8 +90,9 @@ class Scorer:
         z = (np.where(null, self._fill, matrix) - self._mean) / self._scale
         parts = z * self._coefficient + (null - self._missing_rate) * self._missing_coefficient
         shares = np.zeros((len(matrix), len(self.topics)))
-        for j in self._used:  # column after column: the order of the additions is part of the result (S6)
-            shares[:, self._topic[j]] += parts[:, j]
+        for n, columns_used in enumerate(self._used):
+            if columns_used:  # column after column, never pairwise: the order of the additions is part of the result (S6)
+                shares[:, n] += np.add.accumulate(parts[:, columns_used], axis=1)[:, -1]
         return shares
 
     def logits(self, matrix: Float) -> Float:
@@ -126,12 +128,15 @@ class Scorer:
         for i, topic in zip(*(axis.tolist() for axis in np.nonzero(unknown)), strict=True):
             unknown_topics[i].append(topic)
         reason_names = reasons(self.model.use_case)
-        ids = np.stack([h.id_hi[found.encounter], h.id_lo[found.encounter], h.id_hi[found.trigger], h.id_lo[found.trigger]], axis=1)
-        known, index = rfc3339_many(h.known_us[found.trigger]), rfc3339_many(found.index_us)
+        ids = np.empty((len(shares), 4), np.uint64)
+        ids[:, 0], ids[:, 1] = h.id_hi[found.encounter], h.id_lo[found.encounter]
+        ids[:, 2], ids[:, 3] = h.id_hi[found.trigger], h.id_lo[found.trigger]
+        times = rfc3339_many(np.concatenate([h.known_us[found.trigger], found.index_us]))
+        known, index = times[: len(ids)], times[len(ids) :]
         version, names = h.version[found.trigger].tolist(), h.names(found.encounter)
         raw_ids, rows, row_bytes = ids.tobytes(), found.matrix.tobytes(), found.matrix.shape[1] * 8
         name, model_version = self.model.use_case.name, self.model.version
-        salt = f"{name}|{model_version}".encode()
+        salted = blake2b(f"{name}|{model_version}|".encode(), digest_size=16)
         out = []
         for i, (seg, revision, status, reason) in enumerate(
             zip(*(getattr(found, f).tolist() for f in ("seg", "revision", "status", "reason")), strict=True)
@@ -140,9 +145,11 @@ class Scorer:
             scored, share = status == SCORED, shares_rounded[i]
             failed = scored and not math.isfinite(logits[i])  # a value at the end of the floats must not stop the stream
             scored &= not failed
+            score_id = salted.copy()
+            score_id.update(b"%b|%b|%d" % (patients[seg].encode(), four, version[i]))
             out.append(
                 Score(
-                    score_id=blake2b(b"%b|%b|%b|%d" % (salt, patients[seg].encode(), four, version[i]), digest_size=16).hexdigest(),
+                    score_id=score_id.hexdigest(),
                     patient_id=patients[seg],
                     encounter_id=names[i],
                     use_case=name,

@@ -196,6 +196,8 @@ class AlertDesk:
 
     def _rows(self, histories: dict[bytes, bytes], issued: Sequence[Issued], since: int, until: int) -> list[Row]:
         """The alert records of the places of a batch, in place order."""
+        if not histories:
+            return []
         made: list[tuple[int, Row]] = []
         causes: dict[tuple[bytes, str, int], Issued] = {}
         for one in issued:

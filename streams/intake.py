@@ -124,7 +124,8 @@ class Intake(faust.Service):
         self.held: set[TopicPartition] = set()
 
     async def on_start(self) -> None:
-        self._polls: asyncio.Queue[list[Batch]] = asyncio.Queue(self.settings.polls_ahead)
+        self._polls: asyncio.Queue[list[Batch]] = asyncio.Queue()
+        self._room = asyncio.Semaphore(self.settings.polls_ahead)  # what is not polled yet comes in larger batches
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.consumer = AIOKafkaConsumer(
@@ -137,6 +138,7 @@ class Intake(faust.Service):
             session_timeout_ms=round(self.settings.session_timeout_s * 1000),
             heartbeat_interval_ms=max(500, round(self.settings.session_timeout_s * 200)),
             fetch_max_wait_ms=self.settings.fetch_wait_ms,
+            fetch_min_bytes=1 << 16,  # or `fetch_wait_ms`: an answer for each record costs both sides more than it brings
         )
         await self.consumer.start()
         self.consumer.subscribe(self.topics, listener=_Moves(self))
@@ -217,6 +219,7 @@ class Intake(faust.Service):
     @faust.Service.task
     async def read(self) -> None:
         while not self.should_stop:
+            await self._room.acquire()
             try:
                 got = await self.consumer.getmany(timeout_ms=200, max_records=self.settings.batch_records_max)
             except KafkaError as error:
@@ -225,25 +228,24 @@ class Intake(faust.Service):
                     return
                 self.counts["poll_failed"] += 1
                 self.log.warning("%s: poll failed: %s", self.name, type(error).__name__)
+                self._room.release()
                 await asyncio.sleep(0.5)
                 continue
             self.heartbeat_s = time.monotonic()
             if self.align:
-                batches = await self._aligned(got)
+                batches = await self._aligned(self.align, got)
             else:  # no await since getmany: the epochs are those of the records
                 batches = [Batch(self, tp, self.place[tp], records) for tp, records in got.items() if tp in self.place and records]
             for batch in batches:
                 self.place[batch.tp] = batch.next
+            asyncio.gather(*(b.report for b in batches), return_exceptions=True).add_done_callback(lambda _: self._room.release())
             if batches:
                 self._quiet.clear()
                 await self._polls.put(batches)
                 await self.channel.put(batches)
 
-    async def _aligned(self, got: dict[TopicPartition, list[Any]]) -> list[Batch]:
+    async def _aligned(self, align: Align[TopicPartition], got: dict[TopicPartition, list[Any]]) -> list[Batch]:
         """What may go on now; the rest waits, read but neither handed on nor committed."""
-        align = self.align
-        if align is None:
-            return []
         for tp, records in got.items():
             if tp in self.place:
                 align.add(tp, records)
@@ -315,6 +317,7 @@ class Intake(faust.Service):
     async def _retry(self, batch: Batch, error: Exception) -> None:
         """Go back, wait, try again; at last give up: data is never skipped because a service is away."""
         if batch.blamed is None:  # no acknowledgement, or no report in time
+            batch.report.cancel()  # whoever reports it yet comes too late, and no one waits for it
             if batch.stale:
                 return
             self.rewind(batch.tp)

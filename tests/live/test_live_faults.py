@@ -81,25 +81,42 @@ def test_redis_forgets_its_tail_under_load(make: Make, redis_server: Redis) -> N
     assert "the store is at" in worker.said(), "Redis had forgotten nothing"
 
 
-def test_redis_forgets_its_tail_while_idle(make: Make, redis_server: Redis) -> None:
-    """Without traffic nobody writes: the idle check finds the loss, and what comes afterwards is scored on whole histories."""
-    system = make()
-    events = told()
-    system.feed(events[:400])
-    worker = system.start().wait_reading()
+def forgetting(system: System, redis_server: Redis, **env: str) -> Worker:
+    """A worker that has done two portions, and a Redis that forgot the second one while nothing was to be done."""
+    system.feed(told()[:400])
+    worker = system.start(env=env)
     system.wait_done()
     copy = redis_server.copy_data()
-    system.feed(events[400:1000])
+    system.feed(told()[400:1000])
     system.wait_done()
     redis_server.restart_from(copy)
     assert sum(system.places().values()) < system.written(system.names.facts)
+    return worker
+
+
+def test_redis_forgets_its_tail_while_idle(make: Make, redis_server: Redis) -> None:
+    """Without traffic nobody writes: the idle check finds the loss, and what comes afterwards is scored on whole histories."""
+    system = make()
+    worker = forgetting(system, redis_server)
     system.wait_done()
     until(lambda: worker.counted("score", "idle_gap"), "it tells of what it found")
     system.prove()
-    system.feed(events[1000:])
+    system.feed(told()[1000:])
     system.wait_done()
     assert worker.stop() == 0
     system.prove()
+
+
+def test_redis_forgets_its_tail_before_the_next_write(make: Make, redis_server: Redis) -> None:
+    """The write itself finds the loss, where no idle check came before it."""
+    system = make()
+    worker = forgetting(system, redis_server, PREMONITOR_IDLE_CHECK_S="60")
+    system.feed(told()[1000:])
+    system.wait_done()
+    assert worker.stop() == 0
+    system.prove()
+    assert "the store is at" in worker.said()
+    assert "without traffic" not in worker.said()
 
 
 def test_redis_away_for_good_ends_the_worker(make: Make, redis_server: Redis) -> None:

@@ -59,7 +59,7 @@ def test_every_number_has_bounds_on_both_sides(name: str, least: float, most: fl
 
 def test_flags_win_over_the_environment_and_it_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag that was not given is None and decides nothing."""
-    assert (load().polls_ahead, load().known_time, load().stages) == (2, "append", ["admit", "score"])
+    assert (load().polls_ahead, load().known_time, load().stages) == (1, "append", ["admit", "score"])
     monkeypatch.setenv("PREMONITOR_POLLS_AHEAD", "5")
     monkeypatch.setenv("PREMONITOR_KNOWN_TIME", "given")
     assert (load().polls_ahead, load(polls_ahead=None, known_time=None).known_time) == (5, "given")
