@@ -16,7 +16,8 @@ OTHER = 0
 """Concept of a code that is in no code set: kept in the log, read by no feature."""
 VISIT_CONCEPTS = {"ambulatory": 1, "emergency": 2, "inpatient": 3, "observation": 4, "home": 5, "virtual": 6}
 DEATH = 10
-MERGE = 11
+MERGE, MERGED, CARRIED_TICK, CARRIED_MODEL = 11, 12, 13, 14
+"""The redirect to another patient; the end of a merge; a tick and an activation that a merge carries (`features.merge`)."""
 CONTROL_FLOOR = 65_000
 """Concepts from here on are not about a patient's body: controls of the log, and names."""
 TICK, ACTIVATE = 65_000, 65_001

@@ -75,5 +75,5 @@ def index_answers(chunk: Chunk, use_case: UseCase, *, eligible_only: bool = Fals
     """Revision 0 of every index encounter of a chunk: the rows to train and to evaluate on (S8)."""
     patients = len(chunk.patients)
     every = answers(chunk.histories, use_case, since=np.zeros(patients, np.int64), until=np.full(patients, NEVER))
-    first = every.revision == 0
+    first = (every.revision == 0) & every.told
     return every.where(first & (every.status == SCORED) if eligible_only else first)

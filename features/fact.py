@@ -71,6 +71,10 @@ BELOW, ABOVE, EXPIRED = 1, 2, 4
 """Flags: the value is an upper limit (`<0.2`), a lower limit (`>100`); the patient died during the encounter."""
 PRIORITY = {None: 0, "emergency": 8, "urgent": 16, "elective": 24}
 PRIORITY_MASK = 24
+CARRIED, SETTLED = 32, 64
+"""Flags of the way, not of the fact: it waits for the end of a merge; what had to be sent on for it was sent (`features.merge`)."""
+MEANING = 31
+"""Flags of the fact."""
 
 
 class Told(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -124,6 +128,8 @@ def admitted_us(event: Any, field: str) -> int:
 def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codebook) -> tuple[int, bytes]:
     """A decoded event as (source time in µs, value for the topic `facts`).
 
+    A merge is keyed by the patient who goes over: see `key_of`.
+
     Args:
         event: A struct of `features.decode`.
         feed: Name of the feed it came in.
@@ -141,7 +147,8 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
     concept, value, flags = _meaning(event, kind, event_us, book)
     target = event.target_kind if kind == "retraction" else kind
     status = "entered-in-error" if kind == "retraction" else getattr(event, "status", "final")
-    source = event.id.encode()
+    # Behind a head stands its name in the source; behind a redirect, where it leads.
+    source = (event.patient_id if kind == "merge" else event.id).encode()
     head = pack(
         identity=fact_id(target, event.id),
         event_us=event_us,
@@ -157,7 +164,7 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
     tail = Told(
         kind=kind,
         code_system=getattr(event, "code_system", ""),
-        code=getattr(event, "code", getattr(event, "from_patient_id", "")),
+        code=event.id if kind == "merge" else getattr(event, "code", ""),
         value=getattr(event, "value", None),
         comparator=getattr(event, "comparator", None),
         unit=getattr(event, "unit", ""),
@@ -168,6 +175,12 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
         told=told,
     )
     return known_us if known_us is not None else event_us, join(head, source, tail)
+
+
+def key_of(event: Any) -> str:
+    """The patient under whom an event stands in `facts`. A merge stands at the end of what was told of the one who goes over."""
+    key: str = event.from_patient_id if event.kind == "merge" else event.patient_id
+    return key
 
 
 def _meaning(event: Any, kind: str, event_us: int, book: codes.Codebook) -> tuple[int, float, int]:
@@ -188,6 +201,8 @@ def _meaning(event: Any, kind: str, event_us: int, book: codes.Codebook) -> tupl
     if kind == "retraction":
         return codes.OTHER, math.nan, 0
     if kind == "merge":
+        if event.from_patient_id == event.patient_id:
+            raise Rejected("bad-value", "a merge of a patient with themselves")
         return codes.MERGE, math.nan, 0
     return book.concept(kind=kind, system=event.code_system, code=event.code), math.nan, 0
 
@@ -248,6 +263,11 @@ def heads(values: list[bytes]) -> npt.NDArray[np.void]:
                 f"a record of facts has format {value[:1].hex() or 'none'}, this version reads 01: deploy readers before writers"
             )
     return np.frombuffer(bytearray().join([value[1:65] for value in values]), HEAD)
+
+
+def content(head: bytes) -> bytes:
+    """What makes two tellings of one (id, version) the same: all of a head but stamp, place and the flags of the way."""
+    return head[16:24] + head[32:48] + head[52:61] + bytes((head[61] & MEANING,))
 
 
 def name_records(source: bytes, *, place: int) -> bytes:

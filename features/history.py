@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from features import codes, fact
 from features.clock import NEVER_US
+from features.merge import together
 
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -53,8 +54,16 @@ class Histories:
     episode: npt.NDArray[np.uint64]
     until: Int
     earlier: Int
+    lead: Int
+    """Row of the end of the merge that brings a row into effect, else the row itself: it is what triggers."""
+    packets: list[tuple[int, int, Int]]
+    """What merges brought: (patient, row of the end, its rows)."""
     duplicates: int
     conflicts: int
+
+    def stored_place(self, row: int) -> int:
+        """Where a row stands in the log, also if a merge gave it effect later."""
+        return int(self.records["place"][self.row[row]])
 
     @property
     def present(self) -> Bool:
@@ -91,7 +100,13 @@ def read(histories: list[bytes]) -> Histories:
     seg = owner[row]
     start = np.searchsorted(seg, np.arange(len(histories) + 1))
     facts = records.view(_WHOLE)[row].view(fact.HEAD)  # whole records: numpy copies a structured array field by field
-    place, version = (facts[name].astype(np.int64) for name in ("place", "version"))
+    place, lead, packets = facts["place"].astype(np.int64), np.arange(len(seg)), list[tuple[int, int, Int]]()
+    if facts["merge"].any():
+        told = together(facts, seg, place)
+        facts, seg, row = facts[told.order], seg[told.order], row[told.order]
+        place, lead, packets = told.place, told.lead, told.packets
+        start = np.searchsorted(seg, np.arange(len(histories) + 1))
+    version = facts["version"].astype(np.int64)
     until, earlier, duplicates, conflicts = _fold(facts, seg, place, version)
     return Histories(
         records=records,
@@ -99,19 +114,21 @@ def read(histories: list[bytes]) -> Histories:
         seg=seg,
         start=start,
         event_us=np.ascontiguousarray(facts["event_us"]),
-        known_us=_running_max(np.ascontiguousarray(facts["stamp_us"]), seg, start),
+        known_us=_running_max(np.ascontiguousarray(facts["stamp_us"]), seg, start)[lead],
         place=place,
         ordinal=facts["ordinal"].astype(np.int64),
         version=version,
         concept=facts["concept"].astype(np.int64),
         status=facts["status"].astype(np.int64),
-        flags=facts["flags"].astype(np.int64),
+        flags=(facts["flags"] & fact.MEANING).astype(np.int64),
         value=np.ascontiguousarray(facts["value"]),
         id_hi=np.ascontiguousarray(facts["id_hi"]),
         id_lo=np.ascontiguousarray(facts["id_lo"]),
         episode=np.ascontiguousarray(facts["episode"]),
         until=until,
         earlier=earlier,
+        lead=lead,
+        packets=packets,
         duplicates=duplicates,
         conflicts=conflicts,
     )
@@ -150,7 +167,7 @@ def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int) -> tu
         identity = (int(seg[i]), int(facts["id_hi"][i]), int(facts["id_lo"][i]))
         first = told.setdefault((*identity, int(version[i])), i)
         if first != i:
-            same = _content(facts[first]) == _content(facts[i])
+            same = fact.content(facts[first].tobytes()) == fact.content(facts[i].tobytes())
             duplicates, conflicts = duplicates + same, conflicts + (not same)
             until[i] = 0
             continue
@@ -163,12 +180,6 @@ def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int) -> tu
             until[best] = place[i]
             earlier[i] = best
     return until, earlier, duplicates, conflicts
-
-
-def _content(record: np.void) -> bytes:
-    """What makes two records of one (id, version) the same: all of the head but stamp and place."""
-    raw = record.tobytes()
-    return raw[16:24] + raw[32:48] + raw[52:62]
 
 
 def known_at(histories: Histories, seg: int, place: int) -> int:

@@ -30,7 +30,7 @@ from features.errors import InputError
 FORMAT = 1
 BUCKETS = 16
 PIECE_ROWS = 50_000
-_HEAD_FIELDS = ("event_us", "stamp_us", "value", "episode", "ordinal", "version", "concept", "status", "flags")
+_HEAD_FIELDS = ("event_us", "stamp_us", "value", "episode", "ordinal", "version", "concept", "status", "flags", "merge")
 _TIMES = {"event_us": "event_time", "stamp_us": "known_time"}
 _TOLD_FIELDS = tuple(fact.Told.__struct_fields__)
 SCHEMA = pa.schema(
@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
         pa.field("concept", pa.uint16()),
         pa.field("status", pa.uint8()),
         pa.field("flags", pa.uint8()),
+        pa.field("merge", pa.uint16()),
         pa.field("kind", pa.string()),
         pa.field("code_system", pa.string()),
         pa.field("code", pa.string()),

@@ -104,7 +104,8 @@ class Packer:
         stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, stamps_us, heads["stamp_us"])
         is_control = heads["concept"] >= codes.CONTROL_FLOOR
         control_us = np.maximum(np.maximum.accumulate(np.where(is_control, stamp, fact.NO_STAMP)), self.state.control_us)
-        heads["stamp_us"] = np.maximum(stamp, control_us)
+        carried = heads["flags"] & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
+        heads["stamp_us"] = np.where(carried, stamp, np.maximum(stamp, control_us))
         raw = heads.tobytes()
         concepts, plain = heads["concept"].tolist(), ((heads["version"] == 1) & (heads["status"] < fact.GONE)).tolist()
         events, stamps, lengths = (heads[name].tolist() for name in ("event_us", "stamp_us", "value"))
@@ -125,6 +126,8 @@ class Packer:
                 told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
                 told.oldest_us = ALWAYS_US
                 self._book(out, told, key, events[j], lengths[j], stamps[j])
+            elif codes.MERGE <= concept <= codes.CARRIED_MODEL:
+                _merge(told, concept, values[j], int(places[j]))
             elif not plain[j] or concept in watch or (waiting and key in waiting):
                 told.oldest_us = ALWAYS_US
             elif events[j] < told.oldest_us:
@@ -167,6 +170,15 @@ class Packer:
             told.parts.append(bytes(head))
             told.oldest_us = ALWAYS_US
         self._waiting = {patient for _, patient in self.state.booked}
+
+
+def _merge(told: Told, concept: int, value: bytes, place: int) -> None:
+    """A record of a merge: who goes where stands in the history, and a patient who went over is looked at for ever."""
+    if concept == codes.MERGE:
+        told.newest_index_us = NEVER_US
+    if concept != codes.CARRIED_TICK:
+        told.parts.append(fact.name_records(fact.source_id(value), place=place))
+    told.oldest_us = ALWAYS_US
 
 
 def due_patients(booked: list[tuple[int, bytes]], control_us: int, *, keep: bool) -> list[bytes]:

@@ -13,13 +13,14 @@ computed from the history alone, so a crash, a replay and a backfill give the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from features import fact
+from features import codes, fact, history
 from features.history import Bool, Histories, Int
+from features.merge import first_history, moves
 from features.usecase import BUILT_IN_REASONS, UseCase
 from features.windows import Questions, rows
 
@@ -49,9 +50,17 @@ class Answers:
     index_us: Int
     matrix: npt.NDArray[np.float64]
     """Shape (n, p): the row; zeros where the status is not scored."""
+    due_known_us: Int
+    """known(d): when the encounter became due, at its first patient where a merge carried it."""
+    packet: Int
+    """Which of `Histories.packets` carried the encounter here after it had become due, or -1."""
+    due_place: Int
+    """Place of d, of a carried encounter in its packet."""
+    told: Bool
+    """False: what a merge brought, as it was last issued under the first patient. For the alert only."""
 
-    def where(self, mask: Bool) -> Answers:
-        """The entries for which the mask holds."""
+    def where(self, mask: Bool | Int) -> Answers:
+        """The entries for which the mask holds, or with these numbers."""
         return Answers(*(getattr(self, name)[mask] for name in Answers.__slots__))
 
 
@@ -83,9 +92,14 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answe
         until: First place that is no longer of interest, same shape.
     """
     until = np.minimum(until, fact.PLACE_MAX + 1)
+    for patient, move in moves(h).items():
+        until[patient] = min(until[patient], move.place)
     stints = _stints(h, use_case)
     due = _due(h, stints)
-    group, stint, asked = _asked(h, stints, due, use_case, since, until)
+    prior = _priors(h, use_case, stints, due) if h.packets else _NO_PRIORS
+    due_known_us = h.known_us[np.maximum(due, 0)]
+    due_known_us[prior.group] = prior.found.due_known_us
+    group, stint, asked = _asked(h, stints, due, due_known_us, use_case, since, until)
     status, reason = _verdicts(h, use_case, stints.row[stint], due[group])
     index_us, encounter = stints.index_us[stint], stints.named[stint]
     scored = np.flatnonzero(status == SCORED)
@@ -105,15 +119,88 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answe
             & (index_us[1:] == index_us[:-1])
             & (bits[1:] == bits[:-1]).all(axis=1)
         )
-    counted = np.cumsum(~same)
     first = np.searchsorted(group, group)
-    revision = counted - counted[first]
+    base = _continue(prior, group, same, status, reason, index_us, matrix) if len(prior.group) else np.zeros(len(group), np.int64)
+    counted = np.cumsum(~same)
+    revision = counted - counted[first] + base[first]
     place, seg = h.place[asked], h.seg[asked]
     issued = np.flatnonzero(~same & (place >= since[seg]) & (place < until[seg]))
-    return Answers(
-        seg[issued], asked[issued], due[group[issued]], encounter[issued], revision[issued], status[issued], reason[issued],
-        index_us[issued], matrix[issued],
+    packet, due_place = np.full(len(due), -1), h.place[np.maximum(due, 0)]
+    packet[prior.group], due_place[prior.group] = prior.found.packet, prior.found.due_place
+    of = group[issued]
+    made = Answers(
+        seg[issued], asked[issued], due[of], encounter[issued], revision[issued], status[issued], reason[issued],
+        index_us[issued], matrix[issued], due_known_us[of], packet[of], due_place[of], np.ones(len(of), bool),
     )  # fmt: skip
+    return _with_brought(h, made, prior, since, until) if len(prior.group) else made
+
+
+@dataclass(frozen=True, slots=True)
+class _Priors:
+    """Encounters that a merge brought after they had become due: their last answers at the first patient, one a group."""
+
+    group: Int
+    encounter: Int
+    """Row of each among this patient's."""
+    found: Answers
+
+
+_NOBODY = np.zeros(0, np.int64)
+_NO_PRIORS = _Priors(_NOBODY, _NOBODY, Answers(*([_NOBODY] * 8), np.zeros((0, 0)), *([_NOBODY] * 3), np.zeros(0, bool)))  # type: ignore[arg-type, call-arg]
+
+
+def _priors(h: Histories, use_case: UseCase, stints: _Stints, due: Int) -> _Priors:
+    """What the packets say of their encounters; makes `due` the end of the merge, unless the patient had the encounter before."""
+    firsts = history.read([first_history(h.records, h.row[rows].tolist()) for *_, rows in h.packets])
+    everything = np.full(len(h.packets), history.NEVER)
+    found = answers(firsts, use_case, since=np.zeros_like(everything), until=everything)
+    last: dict[tuple[int, int, int], int] = {}
+    for n, (packet, row) in enumerate(zip(found.seg.tolist(), found.encounter.tolist(), strict=True)):
+        patient, end, _ = h.packets[packet]
+        if h.until[end] > 0:
+            last[patient, int(firsts.id_hi[row]), int(firsts.id_lo[row])] = n
+    groups, rows_here, entries = [], [], []
+    begins = np.flatnonzero(np.diff(stints.group, prepend=-1))
+    for g, row in enumerate(stints.row[begins].tolist()):
+        n = last.get((int(h.seg[row]), int(h.id_hi[row]), int(h.id_lo[row])), -1)
+        if n < 0:
+            continue
+        end = h.packets[int(found.seg[n])][1]
+        if due[g] < 0 or h.place[due[g]] >= h.place[end]:
+            due[g] = end
+            groups.append(g)
+            rows_here.append(row)
+            entries.append(n)
+    some = np.array(entries, np.int64)
+    kept = found.where(some)
+    return _Priors(
+        np.array(groups, np.int64), np.array(rows_here, np.int64), replace(kept, packet=kept.seg, due_place=firsts.place[kept.due])
+    )
+
+
+def _with_brought(h: Histories, made: Answers, prior: _Priors, since: Int, until: Int) -> Answers:
+    """The answers, and before them the last ones of what a merge brings at these places."""
+    told = prior.found
+    ends = np.array([end for _, end, _ in h.packets])[told.packet]
+    seg, place = h.seg[ends], h.place[ends]
+    now = np.flatnonzero((told.status == SCORED) & (place >= since[seg]) & (place < until[seg]))
+    brought = replace(told, seg=seg, trigger=ends, due=ends, encounter=prior.encounter, told=np.zeros(len(seg), bool)).where(now)
+    return Answers(*(np.concatenate([getattr(one, name) for one in (brought, made)]) for name in Answers.__slots__))
+
+
+def _continue(prior: _Priors, group: Int, same: Bool, status: Int, reason: Int, index_us: Int, matrix: npt.NDArray[np.float64]) -> Int:
+    """Compare the first question of carried encounters with their last answer elsewhere; returns what their counts begin with."""
+    base = np.zeros(len(group), np.int64)
+    for g, n in zip(prior.group.tolist(), range(len(prior.group)), strict=True):
+        i = int(np.searchsorted(group, g))
+        if i < len(group) and group[i] == g:
+            told = prior.found
+            same[i] = (
+                (status[i], reason[i], index_us[i]) == (told.status[n], told.reason[n], told.index_us[n])
+                and matrix[i].tobytes() == told.matrix[n].tobytes()
+            )  # fmt: skip
+            base[i] = told.revision[n] + (not same[i])
+    return base
 
 
 def _stints(h: Histories, use_case: UseCase) -> _Stints:
@@ -155,11 +242,11 @@ def _due(h: Histories, stints: _Stints) -> Int:
         if at < end and h.place[at] < h.until[row[n]]:
             when[n] = at
     found = np.flatnonzero(when >= 0)[::-1]
-    due[stints.group[index[found]]] = when[found]  # the earliest stint wins: numpy keeps what is written last
+    due[stints.group[index[found]]] = h.lead[when[found]]  # the earliest stint wins: numpy keeps what is written last
     return due
 
 
-def _asked(h: Histories, stints: _Stints, due: Int, use_case: UseCase, since: Int, until: Int) -> tuple[Int, Int, Int]:
+def _asked(h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case: UseCase, since: Int, until: Int) -> tuple[Int, Int, Int]:
     """(group, stint, row) of every place at which an answer may differ from the one before, by (group, place)."""
     if not len(due):
         return stints.group, stints.group, stints.group
@@ -167,10 +254,10 @@ def _asked(h: Histories, stints: _Stints, due: Int, use_case: UseCase, since: In
     happened = due >= 0
     d = np.where(happened, due, 0)
     seg = h.seg[d]
-    latest_us = h.known_us[d] + use_case.revise_for_us
+    latest_us = due_known_us + use_case.revise_for_us
     part = np.searchsorted(order, seg * _PLACES + since[seg])  # first row of interest of its patient
     ahead = part < h.start[seg + 1]
-    open_ = happened & ahead & (h.place[d] < until[seg])
+    open_ = happened & ahead & (h.place[d] < until[seg]) & (h.known_us[d] <= latest_us)
     open_ &= (h.place[d] >= since[seg]) | (h.known_us[np.where(ahead, part, 0)] <= latest_us)
     of_stint = np.flatnonzero(open_[stints.group])
     if not len(of_stint):
@@ -182,7 +269,8 @@ def _asked(h: Histories, stints: _Stints, due: Int, use_case: UseCase, since: In
     which = np.repeat(np.arange(len(of_stint)), n)
     record = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin, n)
     reach = _reaches(h, use_case, record, stints.index_us[of_stint][which]) & stints.is_index[of_stint][which]
-    matters = (h.known_us[record] <= latest_us[group[which]]) & (reach | (record == row[which]))
+    reach |= (h.concept[record] == codes.MERGED) & (h.until[record] > 0)  # whatever it brings, it asks once
+    matters = (h.known_us[record] <= latest_us[group[which]]) & (reach | (record == row[which])) & (h.lead[record] == record)
     first = np.flatnonzero((row <= d[group]) & (h.place[d[group]] < h.until[row]) & stints.is_index[of_stint])
     at_due = first[np.unique(group[first], return_index=True)[1]]
     stint = np.concatenate([of_stint[at_due], of_stint[which[matters]]])

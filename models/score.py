@@ -6,7 +6,7 @@ All arithmetic is column by column in the order of the features, on numpy alone:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -183,6 +183,8 @@ class Issued(NamedTuple):
     episode: int
     index_us: int
     known_us: int
+    told: bool
+    """It is issued. Else it was, under another name: a merge brought its encounter, and only the alert need know."""
     fresh: bool
     """May raise an alert (S12): its encounter became due within `fresh_for` of the index time, and neither a death nor the outcome
     itself is known."""
@@ -224,21 +226,26 @@ class Desk:
             found = answers(h, scorers[0].model.use_case, since=since, until=until)
             if not len(found.seg):
                 continue
-            due_place = h.place[found.due]
+            where, there = _active_where(h, found, activations, owner)
             for scorer in scorers:
-                for role, mask in _active(scorer.model, activations, due_place, owner[found.seg]):
+                for role, mask in _active(scorer.model, there, found.due_place, where):
                     part = found if mask.all() else found.where(mask)
                     if len(part.seg):
-                        scores = scorer.records(h, part, patients, role)
-                        ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
-                        places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
-                        fresh = h.known_us[part.due] - part.index_us <= scorer.model.use_case.fresh_for_us
-                        for i in [n for n, score in enumerate(scores) if score.flagged]:
-                            fresh[i] &= not _is_over(h, scorer.model.use_case, part, i)
-                        index, episodes = part.index_us.tolist(), h.episode[part.encounter].tolist()
-                        made += map(Issued, part.seg.tolist(), places, map(_bytes, ids), episodes, index, known, fresh.tolist(), scores)
-        made.sort(key=lambda issued: (issued.seg, issued.place))
+                        made += _issued(scorer, h, part, patients, role)
+        made.sort(key=lambda issued: (issued.seg, issued.place, issued.told))
         return made
+
+
+def _issued(scorer: Scorer, h: Histories, part: Answers, patients: Sequence[str], role: str) -> Iterator[Issued]:
+    scores = scorer.records(h, part, patients, role)
+    ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
+    places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
+    fresh = part.due_known_us - part.index_us <= scorer.model.use_case.fresh_for_us
+    for i in [n for n, score in enumerate(scores) if score.flagged]:
+        fresh[i] &= not _is_over(h, scorer.model.use_case, part, i)
+    index, episodes = part.index_us.tolist(), h.episode[part.encounter].tolist()
+    columns = part.seg.tolist(), places, map(_bytes, ids), episodes, index, known, part.told.tolist(), fresh.tolist(), scores
+    return map(Issued, *columns)
 
 
 def _is_over(h: Histories, use_case: UseCase, found: Answers, i: int) -> bool:
@@ -258,6 +265,21 @@ def _is_over(h: Histories, use_case: UseCase, found: Answers, i: int) -> bool:
 
 
 Activations = Sequence[dict[str, Any]]
+
+
+def _active_where(h: Histories, found: Answers, activations: Sequence[Activations], owner: Int) -> tuple[Int, list[Activations]]:
+    """Whose activations count for each answer, and all of them: a carried encounter keeps the model of its first patient (S9)."""
+    where, there = owner[found.seg], list(activations)
+    for packet in np.unique(found.packet[found.packet >= 0]).tolist():
+        _, end, rows = h.packets[packet]
+        markers = [row for row in rows.tolist() if h.concept[row] == codes.CARRIED_MODEL]
+        mine = found.packet == packet
+        if markers:
+            there.append([{**msgspec.json.decode(h.name(row)), "place": int(h.stored_place(row))} for row in markers])
+            where[mine] = len(there) - 1
+        else:  # carried in a log from history: what was active when they came
+            found.due_place[mine] = h.place[end]
+    return where, there
 
 
 def _bytes(row: npt.NDArray[np.uint64]) -> bytes:

@@ -128,7 +128,7 @@ class Admission:
                         told = int.from_bytes(blake2b(prefix + b"%d" % record.offset, digest_size=8).digest(), "little")
                         event = decode(feed, record.value)
                         _, value = fact.convert(event, feed=feed, told=told, stamp=self._stamp, book=self._book)
-                        patient = event.patient_id.encode()
+                        patient = fact.key_of(event).encode()
                         timed.setdefault(self._partition_of(patient), []).append((time_us, feed == "encounters", patient, value))
                     out.counts[feed, "fact"] += 1
                 except Rejected as rejected:

@@ -14,6 +14,7 @@ from streams.metrics import Metrics
 from streams.steps import Outputs, ScoreStep
 from streams.topics import Names
 
+PartitionOf = Callable[[bytes], int]
 Crash = Callable[[str], None]
 """Called at named steps; tests of crashes end the process there."""
 
@@ -42,8 +43,10 @@ def admit_agent(app: faust.App, channel: Any, admission: Admission, bus: Bus, na
     return admit
 
 
-def score_agent(app: faust.App, channel: Any, step: ScoreStep, bus: Bus, names: Names, metrics: Metrics, crash_at: Crash) -> Any:
-    """facts → scores, alerts."""
+def score_agent(
+    app: faust.App, channel: Any, step: ScoreStep, bus: Bus, names: Names, metrics: Metrics, crash_at: Crash, partition_of: PartitionOf
+) -> Any:
+    """facts → scores, alerts, and of merged patients facts again."""
 
     @app.agent(channel, name="score")
     async def score(polls: Any) -> None:
@@ -56,6 +59,8 @@ def score_agent(app: faust.App, channel: Any, step: ScoreStep, bus: Bus, names: 
                         crash_at("score.stored")
                         acks = await bus.send(names.scores, batch.partition, outputs.scores)
                         acks += await bus.send(names.alerts, batch.partition, outputs.alerts)
+                        for row in outputs.sent_on:
+                            acks += await bus.send(names.facts, partition_of(row[0] or b""), [row])
                         crash_at("score.sent")
                         metrics.scored(outputs)
                         batch.done(acks)

@@ -27,7 +27,7 @@ from features.revision import SCORED
 from features.usecase import UseCase
 from models.score import Score
 
-SCORE, DIED, HAPPENED = 65_002, 65_003, 65_004
+SCORE, DIED, HAPPENED, MOVED = 65_002, 65_003, 65_004, 65_005
 """Concepts of the records of a score history, beside ticks and names."""
 FLAGGED, FRESH = 1, 2
 """Flags of a score record: flagged; its encounter's first record was issued within `fresh_for` of the index time."""
@@ -49,7 +49,7 @@ class Alert(msgspec.Struct, frozen=True):
     support: list[str]
     """Encounters that support it."""
     reason: str
-    """Why it closed: death, outcome, expired."""
+    """Why it closed: death, outcome, expired, moved (to another patient, S9)."""
     score_id: str
     """The score record that caused it; empty for time, death and outcome."""
     contributions: list[tuple[str, float]]
@@ -153,6 +153,8 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
     for item in told:
         if item.kind == DIED:
             reason = "death"
+        elif item.kind == MOVED and not reason:
+            reason = "moved"
         elif item.kind == HAPPENED and not reason and any(_is_outcome(item, x, use_case) for x in state.support.values()):
             reason = "outcome"
         elif item.kind == codes.TICK and latest_us is not None and known_us > latest_us + at_risk_us and not reason:

@@ -23,8 +23,10 @@ _STATUS = {name: number for number, name in enumerate((*STATUS_NAMES, "failed"))
 
 
 class Mark(NamedTuple):
-    """Something that may end an alert: a death (`use_case` empty), or an event that a use case counts as its outcome."""
+    """Something that may end an alert: a death, a merge into another patient, or an event that a use case counts as its outcome."""
 
+    kind: int
+    """`alert.DIED`, `alert.MOVED` or `alert.HAPPENED`."""
     place: int
     patient: bytes
     event_us: int
@@ -184,7 +186,7 @@ class AlertDesk:
         mine = told.setdefault(mark.patient, Told())
         mine.parts.append(
             alert.mark(
-                alert.HAPPENED if mark.use_case else alert.DIED,
+                mark.kind,
                 place=mark.place,
                 event_us=mark.event_us,
                 known_us=mark.known_us,

@@ -97,11 +97,11 @@ class Worker:
         self.app.service(type("PremonitorClients", (Clients,), {"worker": self}))
         self._plans: list[Callable[[dict[str, Any]], Intake]] = []
         if "score" in settings.stages:
-            self._plan_score(models)
+            self._plan_score(models, ground)
         if "admit" in settings.stages:
             self._plan_admit(ground, book)
 
-    def _plan_score(self, models: Sequence[Model]) -> None:
+    def _plan_score(self, models: Sequence[Model], ground: Ground) -> None:
         settings, names, channel = self.settings, self.names, self.app.channel()
         self.redis = store_redis.connect(settings)
         store = store_redis.RedisStore(self.redis, prefix=settings.prefix)
@@ -113,7 +113,8 @@ class Worker:
 
         alert_store = store_redis.RedisStore(self.redis, prefix=settings.prefix, kind="a")
         step = ScoreStep(store, models, rebuild=rebuild, alerts=AlertDesk(alert_store, use_cases), at=self.crash_at)
-        agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at)
+        partition_of = partitioner(ground.partitions)
+        agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at, partition_of)
 
         async def look(intake: Intake) -> None:
             await self._audit(intake, step, rebuild)

@@ -35,4 +35,4 @@ def backfill(log: Log, models: Sequence[Model]) -> Iterator[list[tuple[Score, by
             since=np.zeros(patients, np.int64),
             until=np.full(patients, NEVER),
         )
-        yield [(i.score, score.encode(i.score)) for i in issued]
+        yield [(i.score, score.encode(i.score)) for i in issued if i.told]

@@ -176,6 +176,9 @@ class Driver:
         self.topics.append("scores", partition, outputs.scores, self.clock.now_us() // 1000)
         self.at("score.sending")
         self.topics.append("alerts", partition, outputs.alerts, self.clock.now_us() // 1000)
+        for key, value in outputs.sent_on:
+            self.topics.append("facts", self.partition_of(key or b""), [(key, value)], self.clock.now_us() // 1000)
+            self.at("score.sending")
         self.at("score.sent")
         self.position[partition] = start + len(records)
         self.topics.committed["score", ("facts", partition)] = self.position[partition]
@@ -197,8 +200,8 @@ class Driver:
         """Admit and score until nothing is left."""
         while self.admit(batch):
             pass
-        for partition in range(self.partitions):
-            while self.position.get(partition) != self.topics.end(("facts", partition)):  # a gap goes back and tries again
+        while any(self.position.get(p) != self.topics.end(("facts", p)) for p in range(self.partitions)):
+            for partition in range(self.partitions):  # a gap goes back and tries again; a merge writes to other partitions
                 await self.score(partition, batch)
 
     def issued(self) -> list[tuple[str, bytes]]:

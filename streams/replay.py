@@ -11,6 +11,7 @@ from features.clock import SECOND_US, TIME_MIN_US
 from features.codes import Codebook
 from features.errors import InputError
 from features.log import Log, Record
+from features.merge import settled
 from models.artifact import Model
 from models.score import activation
 from streams.admit import Row
@@ -85,7 +86,7 @@ def rows(piece: Sequence[Record], partitions: int, partition_of: Callable[[bytes
                 out[p].append((None, record.value))
         else:
             key = record.patient_id.encode()
-            out[partition_of(key)].append((key, record.value))
+            out[partition_of(key)].append((key, settled(record.value)))
     return out
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from features import codes, fact, history
+from features.merge import Move, moves, sendings
 from features.pack import Packed, Packer
 from models import score
 from models.artifact import Model
 from models.score import Desk, Issued
 from streams.admit import Row
+from streams.alert import DIED, HAPPENED, MOVED
 from streams.alert_desk import AlertDesk, Mark
 from streams.store import Damaged, Gap, Loaded, Store, Write, encode_state
 
@@ -33,6 +35,8 @@ class Outputs:
 
     scores: list[Row] = field(default_factory=list)
     alerts: list[Row] = field(default_factory=list)
+    sent_on: list[Row] = field(default_factory=list)
+    """Facts of merged patients for the log, under the name of the other one (S9). Told again after a crash they are repeats."""
     patients_read: int = 0
 
 
@@ -48,6 +52,7 @@ class _Partition:
     """Greatest control stamp in batches that are committed: bookings up to it were served."""
 
 
+_Good = tuple[int, FactBatch, Packed, dict[bytes, bytes]]
 Rebuild = Callable[[int, list[bytes]], Awaitable[None]]
 
 
@@ -116,20 +121,20 @@ class ScoreStep:
             else:
                 good.append((n, batch, packed, answer))
         if good:
-            issued, marks = self._issue(good)
+            issued, marks, sent_on = self._issue(good)
             self._at("score.half_stored")
             finished = await self.alerts(
                 [(batch, packed, mine, some) for (_, batch, packed, _), mine, some in zip(good, issued, marks, strict=True)]
             )
-            for (n, batch, _, answer), mine, alerts in zip(good, issued, finished, strict=True):
+            for (n, batch, _, answer), mine, alerts, moved in zip(good, issued, finished, sent_on, strict=True):
                 if isinstance(alerts, Exception):
                     self.let_go(batch.partition)
                     results[n] = alerts
                     if isinstance(alerts, Damaged):  # a score history follows from the facts: read the partition again from its beginning
                         await self.alerts.store.forget(batch.partition)
                 else:
-                    rows: list[Row] = [(i.score.patient_id.encode(), score.encode(i.score)) for i in mine]
-                    results[n] = Outputs(rows, alerts, len(answer))
+                    rows: list[Row] = [(i.score.patient_id.encode(), score.encode(i.score)) for i in mine if i.told]
+                    results[n] = Outputs(rows, alerts, moved, len(answer))
         return results
 
     async def _take_up(self, batch: FactBatch) -> _Partition | Gap:
@@ -154,13 +159,15 @@ class ScoreStep:
         held.next = batch.next
         return packed
 
-    def _issue(self, good: Sequence[tuple[int, FactBatch, Packed, dict[bytes, bytes]]]) -> tuple[list[list[Issued]], list[list[Mark]]]:
-        """Score records and marks of each batch: one kernel call for all partitions, their histories laid one after the other."""
+    def _issue(self, good: Sequence[_Good]) -> tuple[list[list[Issued]], list[list[Mark]], list[list[Row]]]:
+        """Score records, marks and what is sent on of each batch: one kernel call for all partitions, their histories laid one after the
+        other."""
         patients = [patient for *_, answer in good for patient in answer]
         parts: list[list[Issued]] = [[] for _ in good]
         marks: list[list[Mark]] = [[] for _ in good]
+        sent_on: list[list[Row]] = [[] for _ in good]
         if not patients:
-            return parts, marks
+            return parts, marks, sent_on
         owner = np.repeat(np.arange(len(good)), [len(answer) for *_, answer in good])
         h = history.read([answer[patient] for *_, answer in good for patient in answer])
         since = np.array([batch.start for _, batch, *_ in good])[owner]
@@ -170,19 +177,28 @@ class ScoreStep:
         for one in self.desk.issue(h, names, activations, owner=owner, since=since, until=until):
             parts[owner[one.seg]].append(one)
         for part in parts:
-            part.sort(key=lambda i: (i.place, i.seg))
+            part.sort(key=lambda i: (i.place, i.seg, i.told))
         fresh = (h.place >= since[h.seg]) & (h.place < until[h.seg]) & h.present & (h.status != fact.PLANNED)
-        for row, use_case in self._ends(h, np.flatnonzero(fresh)):
+        moved = moves(h)
+        for kind, row, use_case in self._ends(h, np.flatnonzero(fresh), moved.values()):
             seg = h.seg[row]
-            mark = (int(h.place[row]), patients[seg], int(h.event_us[row]), int(h.known_us[row]), int(h.episode[row]), use_case)
+            mark = (kind, int(h.place[row]), patients[seg], int(h.event_us[row]), int(h.known_us[row]), int(h.episode[row]), use_case)
             marks[owner[seg]].append(Mark(*mark))
-        return parts, marks
+        for seg, move in moved.items():
+            n = owner[seg]
+            values = sendings(h, seg, move, activations[n], names[seg], since=int(since[seg]), until=int(until[seg]))
+            sent_on[n] += [(move.target.encode(), value) for value in values]
+        return parts, marks, sent_on
 
-    def _ends(self, h: history.Histories, rows: history.Int) -> Iterator[tuple[int, str]]:
-        """(row, use case) of what may end an alert: deaths, with no use case, and events that a use case counts as its outcome."""
+    def _ends(self, h: history.Histories, rows: history.Int, moved: Iterable[Move]) -> Iterator[tuple[int, int, str]]:
+        """(kind, row, use case) of what may end an alert: for all use cases deaths and merges, and the events that one counts as its
+        outcome."""
         concept = h.concept[rows]
         for row in rows[concept == codes.DEATH].tolist():
-            yield row, ""
+            yield DIED, row, ""
+        for move in moved:
+            if move.row in rows:
+                yield MOVED, move.row, ""
         for use_case in {u.name: u for u in self.desk.use_cases}.values():
             for row in rows[use_case.is_outcome(concept, h.flags[rows])].tolist():
-                yield row, use_case.name
+                yield HAPPENED, row, use_case.name

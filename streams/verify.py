@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from features import fact
 from features.fact import hash64
 from features.log import Log
 from models.artifact import Model
@@ -111,11 +112,13 @@ def conservation(log: Log) -> list[Conservation]:
         first: dict[tuple[str, bytes, int], Any] = {}
         columns = (table["patient_id"].to_pylist(), table["feed"].to_pylist(), table["told"].to_pylist(), heads)
         for patient, feed, number, head in zip(*columns, strict=True):
+            if head["merge"]:
+                continue  # told of another patient, and counted there
             if told.setdefault((feed, number), False):
                 continue  # the same feed record again after a restart of admission: counted once
             told[feed, number] = True
             raw = head.tobytes()
-            content = raw[16:24] + raw[32:48] + raw[52:62]
+            content = fact.content(raw)
             before = first.setdefault((patient, raw[:16], int(head["version"])), content)
             if before is not content and before != content:
                 conflicts.setdefault(feed, []).append(_id(raw))
@@ -139,8 +142,9 @@ def told_of_two_patients(log: Log) -> list[str]:
     ids, owners = [], []
     for file in log.bucket_files():
         table, heads = log.bucket(file)
-        ids.append(np.stack([heads["id_hi"], heads["id_lo"]], axis=1))
-        owners.append(np.array([hash64(p) for p in table["patient_id"].to_pylist()], np.uint64))
+        own = heads["merge"] == 0  # what a merge carried is meant to stand under two
+        ids.append(np.stack([heads["id_hi"], heads["id_lo"]], axis=1)[own])
+        owners.append(np.array([hash64(p) for p in table["patient_id"].to_pylist()], np.uint64)[own])
     if not ids:
         return []
     pairs = np.unique(np.concatenate([np.concatenate(ids), np.concatenate(owners)[:, None]], axis=1), axis=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,39 @@ from features.clock import DAY_US
 from features.decode import decode
 from features.errors import Rejected
 from features.log import LogWriter
+from features.merge import Carrier, is_redirect
 
 Events = Iterable[tuple[str, dict[str, Any]]]
 """(feed, event in the JSON form of `features.event`); feed `rejected` tells of a row that could not become one."""
+NOTES = "import_notes"
+"""Key under which an importer lists what it had to decide about an event: a word each, counted for the feed and no part of the fact."""
+END_TOLD = "end-told-later"
+"""Note of an event that is no row of its own: the end of the row before it, as known when it came."""
+Made = tuple[int, bool, int, str, bytes]
+"""(known time in µs, whether it is an encounter, number of the event, patient, value for `facts`): sorted, it is the order of a log."""
 
 
 @dataclass
 class FeedCounts:
-    """What became of a feed's rows (S13)."""
+    """What became of a feed's rows (S13): rows = facts less those noted `END_TOLD`, plus the rejected."""
 
     rows: int = 0
     facts: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     coded: int = 0
     """Facts whose code is in the code sets."""
+    codes: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """(code system, code) that a fact had → whether it is in the code sets."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """Facts by what an importer had to decide about them."""
+
+    @property
+    def codes_known(self) -> int:
+        return sum(self.codes.values())
 
     def as_json(self) -> dict[str, Any]:
-        return {"rows": self.rows, "facts": self.facts, "coded": self.coded, "rejected": dict(sorted(self.rejected.items()))}
+        counts = {"rows": self.rows, "facts": self.facts, "coded": self.coded, "codes": len(self.codes), "codes_known": self.codes_known}
+        return {**counts, "rejected": dict(sorted(self.rejected.items())), "noted": dict(sorted(self.noted.items()))}
 
 
 def build_log(
@@ -46,37 +62,50 @@ def build_log(
         What became of each feed's rows.
     """
     counts: dict[str, FeedCounts] = {}
-    made: list[tuple[int, bool, int, str, bytes]] = []
     with LogWriter(out, book, source) as writer:
-        for n, (feed, event) in enumerate(events):
-            if n % 10_000 == 0:
-                progress(n)
-            if feed == "rejected":
-                count = counts.setdefault(event["feed"], FeedCounts())
-                count.rows += 1
-                count.rejected[event["reason"]] += 1
-                continue
-            count = counts.setdefault(feed, FeedCounts())
-            count.rows += 1
-            try:
-                decoded = decode(feed, msgspec.json.encode(event))
-                known_us, value = fact.convert(decoded, feed=feed, told=n + 1, stamp="given", book=book)
-            except Rejected as rejected:
-                count.rejected[rejected.reason] += 1
-                continue
-            count.facts += 1
-            count.coded += int.from_bytes(value[59:61], "little") != codes.OTHER
-            made.append((known_us, feed == "encounters", n, decoded.patient_id, value))
+        made = list(checked(events, counts, book=book, progress=progress))
         made.sort(key=lambda row: row[:3])
         _write(writer, made, tick_us)
         writer.close(feeds={feed: count.as_json() for feed, count in sorted(counts.items())})
     return counts
 
 
-def _write(writer: LogWriter, made: list[tuple[int, bool, int, str, bytes]], tick_us: int) -> None:
+def checked(
+    events: Events, counts: dict[str, FeedCounts], *, book: codes.Codebook, progress: Callable[[int], None] = lambda n: None
+) -> Iterator[Made]:
+    """The facts of events, in the order told; `counts` gets what became of each feed's rows."""
+    for n, (feed, event) in enumerate(events):
+        if n % 10_000 == 0:
+            progress(n)
+        if feed == "rejected":
+            count = counts.setdefault(event["feed"], FeedCounts())
+            count.rows += 1
+            count.rejected[event["reason"]] += 1
+            continue
+        count = counts.setdefault(feed, FeedCounts())
+        notes = event.get(NOTES, ())
+        own_row = END_TOLD not in notes
+        count.rows += own_row
+        try:
+            decoded = decode(feed, msgspec.json.encode(event))
+            known_us, value = fact.convert(decoded, feed=feed, told=n + 1, stamp="given", book=book)
+        except Rejected as rejected:
+            count.rejected[rejected.reason] += own_row
+            continue
+        known = int.from_bytes(value[59:61], "little") != codes.OTHER
+        count.facts += 1
+        count.coded += known
+        count.noted.update(notes)
+        if hasattr(decoded, "code"):
+            count.codes[decoded.code_system, decoded.code] = known
+        yield known_us, feed == "encounters", n, fact.key_of(decoded), value
+
+
+def _write(writer: LogWriter, made: list[Made], tick_us: int) -> None:
     ticks = 0
     next_tick_us = -(2**62)
     quiet_from_us = -(2**62)
+    carrier = Carrier(writer.fact, {row[3] for row in made if is_redirect(row[4])})
     for known_us, _, _, patient_id, value in made:
         while next_tick_us <= known_us:
             if next_tick_us >= quiet_from_us:  # nothing told for two ticks: skip to the next fact
@@ -85,7 +114,7 @@ def _write(writer: LogWriter, made: list[tuple[int, bool, int, str, bytes]], tic
             ticks += 1
             writer.control(fact.control(name="tick", number=ticks, stamp_us=next_tick_us, payload={}))
             next_tick_us += tick_us
-        writer.fact(patient_id, value)
+        carrier.fact(patient_id, value)
         quiet_from_us = known_us + 2 * tick_us
     if made:
         writer.control(fact.control(name="tick", number=ticks + 1, stamp_us=next_tick_us, payload={}))

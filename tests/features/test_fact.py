@@ -126,7 +126,7 @@ KINDS: list[tuple[str, dict[str, Any], str, float, int, str]] = [
     ("vitals", {"code": "29463-7", "value": 1_000.0, "unit": "g", "comparator": ">"}, "weight", 1.0, 2, "final"),
     ("medication-orders", {"code": "anything", "status": "cancelled"}, "medication.order", NAN, 0, "cancelled"),
     ("medication-administrations", {"code": "anything"}, "medication.administration", NAN, 0, "final"),
-    ("conditions", {"code": "c50.9"}, "condition.cancer", NAN, 0, "final"),
+    ("conditions", {"code": "c50.9"}, "condition.cancer.breast", NAN, 0, "final"),
     ("conditions", {"code": "C509", "code_system": "snomed"}, "other", NAN, 0, "final"),
     ("coverage", {"code": "observed"}, "coverage.observed", NAN, 0, "final"),
     ("coverage", {"code": "medicaid", **LATER}, "coverage.medicaid", DAY_US / 24, 0, "final"),
@@ -163,8 +163,14 @@ def test_the_tail_is_what_the_source_said() -> None:
 
 
 def test_s9_a_merge_says_who_was_merged() -> None:
-    """Without the other patient's id in the log a merge can never take effect."""
-    assert b"the-other-patient" in converted("merges", from_patient_id="the-other-patient")[1]
+    """The redirect stands under the one who goes over and names the other: without both in the log it could never take effect."""
+    assert b"the-other-patient" in converted("merges", patient_id="the-other-patient", from_patient_id="goes")[1]
+    sent = {"id": "x", "patient_id": "stays", "from_patient_id": "goes", "event_time": rfc3339(T_US)}
+    assert fact.key_of(decode.decode("merges", msgspec.json.encode(sent))) == "goes"
+    sent["encounter_class"] = "ambulatory"
+    assert fact.key_of(decode.decode("encounters", msgspec.json.encode(sent))) == "stays"
+    with pytest.raises(Rejected, match="themselves"):
+        converted("merges", from_patient_id="p")
 
 
 STRANGERS = [

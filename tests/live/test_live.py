@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from features.log import Log
+from models import score
 from streams.backfill import backfill
 from streams.replay import replay_into_facts
 from tests import logs
@@ -17,6 +18,7 @@ from tests.live import clinic
 from tests.live.services import Kafka, Redis
 from tests.live.system import System, systems
 from tests.live.worker import until
+from tests.streams import test_merges
 
 Make = Callable[..., System]
 
@@ -58,6 +60,24 @@ def test_history_through_the_feeds_is_scored_as_everywhere(kind: str, make: Make
     assert len(issued) >= 50
 
 
+def test_patients_who_are_merged_are_scored_as_everywhere(make: Make) -> None:
+    """S9 on real services, with a worker that is killed while facts go from one name to the other."""
+    system = make()
+    told = test_merges.events(seed=3, patients=30)
+    when = next(n for n, (feed, _) in enumerate(told) if feed == "merges")
+    system.feed(told[: when + 1])
+    worker = system.start(env={"PREMONITOR_CRASH_AT": "score.sent:2"})
+    until(lambda: not worker.running, "the worker was killed")
+    system.feed(told[when + 1 :])
+    system.start()
+    system.wait_done()
+    assert system.stop() == [0]
+    issued = [score.decode(value) for value in equal_everywhere(system, make).values()]
+    assert len(issued) >= 50
+    gone = {event["from_patient_id"]: event["patient_id"] for feed, event in told if feed == "merges"}
+    assert any(one.patient_id in gone.values() and one.revision > 0 for one in issued)
+
+
 def test_a_log_from_history_is_replayed_into_facts_as_it_is_backfilled(make: Make, tmp_path: Path) -> None:
     """A log that was imported and never live has stamps of its own, on `facts` too."""
     log, again = logs.build("eicu", tmp_path / "built"), make(partitions=3)
@@ -76,8 +96,8 @@ def test_a_live_run_is_scored_as_everywhere(make: Make) -> None:
     until(lambda: due.keys() <= {s.encounter_id for s in system.scores()}, "ticks bring what was booked", every_s=0.3)
     system.finish()
     equal_everywhere(system, make)
-    for score in system.scores():
-        if score.encounter_id in due and score.revision == 0:
-            waited = datetime.fromisoformat(score.known_time) - due[score.encounter_id]
+    for one in system.scores():
+        if one.encounter_id in due and one.revision == 0:
+            waited = datetime.fromisoformat(one.known_time) - due[one.encounter_id]
             assert timedelta(0) <= waited < timedelta(seconds=5), "scored when it became due, by a tick"
     assert len(system.values(system.names.alerts)) >= 3

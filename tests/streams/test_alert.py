@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -125,8 +125,8 @@ class Bench:
         return [(a.transition, a.notify) for a in self.alerts()]
 
 
-def worked_example() -> Bench:
-    """Rows 1 to 11 with a tick each minute between them."""
+def worked_example(*of_c: tuple[str, str, str]) -> Bench:
+    """Rows 1 to 11 with a tick each minute between them; of patient C (known, class, id) of encounters."""
     first, second = model(use_case()), model(use_case(), 2)
     bench = Bench([first, second])
     bench.log.pop()  # the second model is activated later
@@ -145,6 +145,10 @@ def worked_example() -> Bench:
         ("06-03T10:00:00", bench.hb, [8.0, "L5", 1, at("05-02T08:00:00")]),
         ("06-03T11:00:00", bench.control, []),
     ]
+    for known, encounter_class, source in of_c:
+        about = {"id": source, "encounter_class": encounter_class}
+        rows.append((known, partial(bench.tell, "encounters", patient="C", **about), [at(known)]))
+    rows.sort(key=lambda row: row[0])
     minute_us = at("05-01T08:00:00")
     for known, tell, content in rows:
         while minute_us + MINUTE_US <= at(known):

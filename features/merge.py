@@ -1,0 +1,271 @@
+"""Merges: one person was told under two names, and the facts of the one go over to the other (S9).
+
+      A  ──a1──a2──[redirect]  silent from here; later facts of A are sent on ──▶
+      B  ──b1──────────(a1 a2)[end]──b2──     a1 and a2 are known at `end`, together; without an end, not at all
+
+What travels through the log is A's history: heads, names of encounters, the ticks that mattered, the models that were active. So B's
+history alone says what A's answers were, and nothing else is remembered. A merge that the source takes back is not supported yet: the
+version that does so is refused at admission.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from features import codes, fact
+from features.clock import TIME_MIN_US
+from features.fact import CARRIED, SETTLED
+
+Int = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+_FLAGS, _CONCEPT = 61, slice(58, 60)
+"""Where they stand in a head."""
+
+
+def number(merge: bytes) -> int:
+    """The number of a merge in the heads of what it carries: 1 to 65,535, from the 16 bytes of its id."""
+    return int.from_bytes(blake2b(merge, digest_size=4).digest(), "little") % 65_535 + 1
+
+
+def sent_on(head: bytes, *, merge: int, packed: bool) -> bytes:
+    """A head as it goes to the other patient: without place, with the number of the merge.
+
+    Args:
+        packed: It waits for the end of the merge; else it takes effect where it stands.
+    """
+    if head[_CONCEPT] == codes.TICK.to_bytes(2, "little"):
+        head = head[:58] + codes.CARRIED_TICK.to_bytes(2, "little") + head[60:]
+    flags = head[_FLAGS] & ~(CARRIED | SETTLED) | CARRIED * packed
+    return head[:48] + bytes(4) + head[52:_FLAGS] + bytes((flags,)) + merge.to_bytes(2, "little")
+
+
+def settled(value: bytes) -> bytes:
+    """A record of `facts` from a whole log: what had to be sent on for it stands in that log already."""
+    return value[: 1 + _FLAGS] + bytes((value[1 + _FLAGS] | SETTLED,)) + value[2 + _FLAGS :]
+
+
+def end_record(redirect: bytes, origin: str) -> bytes:
+    """The record of `facts` that ends a merge, from the head of its redirect."""
+    identity = blake2b(b"end|" + redirect[:16], digest_size=16).digest()
+    head = identity + redirect[16:48] + bytes(4) + redirect[52:58] + codes.MERGED.to_bytes(2, "little") + redirect[60:_FLAGS]
+    tail = fact.Told("merged", "", "", None, None, "", None, None, "", "", 0)
+    return fact.join(head + b"\0" + number(redirect[:16]).to_bytes(2, "little"), origin.encode(), tail)
+
+
+def carried_value(head: bytes, name: bytes) -> bytes:
+    """The record of `facts` that carries a head of a history. The source's own words stay under the first patient."""
+    return fact.join(head, name, fact.Told("carried", "", "", None, None, "", None, None, "", "", 0))
+
+
+def model_marker(activation: dict[str, Any], redirect: bytes, merge: int) -> bytes:
+    """The record of `facts` that says which model was active at the first patient from here on."""
+    words = msgspec.json.encode({name: activation[name] for name in ("use_case", "model_version", "role")}, order="sorted")
+    identity = blake2b(b"model|%b|%d" % (redirect[:16], activation["id"]), digest_size=16).digest()
+    event_us = int.from_bytes(redirect[24:32], "little", signed=True)
+    head = fact.pack(identity=identity, event_us=event_us, stamp_us=TIME_MIN_US, concept=codes.CARRIED_MODEL)  # no news of time
+    return carried_value(sent_on(head, merge=merge, packed=True), words)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The rows of many patients in the order of their effect: a packet right before its end, at the end's place."""
+
+    order: Int
+    """Rows as stored that have an effect, in the new order."""
+    place: Int
+    lead: Int
+    """Row (in the new order) of the end that brings a carried row into effect; of other rows the row itself."""
+    packets: list[tuple[int, int, Int]]
+    """(patient, row of the end, its rows), in the new order."""
+
+
+def together(facts: npt.NDArray[np.void], seg: Int, place: Int) -> Together:
+    """Bring what merges carry to the place of its end, and leave out what has no end yet."""
+    merge, ends = facts["merge"].astype(np.int64), facts["concept"] == codes.MERGED
+    end_of: dict[tuple[int, int], int] = {}
+    for i in np.flatnonzero(ends & (merge > 0)).tolist():
+        end_of.setdefault((int(seg[i]), int(merge[i])), i)
+    effect, lead = place.copy(), np.arange(len(seg))
+    kept = np.ones(len(seg), bool)
+    for i in np.flatnonzero((facts["flags"] & CARRIED > 0) & ~ends).tolist():
+        end = end_of.get((int(seg[i]), int(merge[i])))
+        if end is None:
+            kept[i] = False
+        elif end > i:
+            effect[i], lead[i] = place[end], end
+    order = np.flatnonzero(kept)
+    order = order[np.lexsort((ends[order], effect[order], seg[order]))]
+    new = np.full(len(seg), -1)
+    new[order] = np.arange(len(order))
+    packets = []
+    for (patient, _), end in sorted(end_of.items(), key=lambda item: item[1]):
+        rows = np.sort(new[np.flatnonzero((lead == end) & (np.arange(len(seg)) != end))])
+        packets.append((patient, int(new[end]), rows))
+    return Together(order, effect[order], new[lead[order]], packets)
+
+
+def first_history(records: npt.NDArray[np.void], rows: Iterable[int]) -> bytes:
+    """The history of the first patient, as carried: its heads with their names, ticks as ticks again.
+
+    Args:
+        records: All records as stored.
+        rows: Rows in `records` of what was carried, in order.
+    """
+    parts = []
+    for row in rows:
+        head = records[row].tobytes()
+        tick = head[_CONCEPT] == codes.CARRIED_TICK.to_bytes(2, "little")
+        concept = codes.TICK.to_bytes(2, "little") if tick else head[_CONCEPT]
+        parts.append(head[:58] + concept + head[60:_FLAGS] + bytes((head[_FLAGS] & ~CARRIED,)) + bytes(2))
+        row += 1
+        while row < len(records) and records["concept"][row] == codes.NAME:
+            parts.append(records[row].tobytes())
+            row += 1
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where a patient's facts go."""
+
+    place: int
+    """Of the redirect: from here on nothing is issued."""
+    row: int
+    target: str
+
+
+def moves(h: Any) -> dict[int, Move]:
+    """The patients of folded histories (`features.history.Histories`) that were merged into another: the first redirect counts.
+
+    A redirect to somebody who was merged into this patient before would send both in a circle: it is without effect.
+    """
+    found: dict[int, Move] = {}
+    for row in np.flatnonzero((h.concept == codes.MERGE) & (h.until > 0)).tolist():
+        seg = int(h.seg[row])
+        target = h.name(row)
+        before = np.flatnonzero((h.concept == codes.MERGED) & (h.seg == seg) & (h.place < h.place[row]))
+        if seg not in found and target not in h.names(before):
+            found[seg] = Move(int(h.place[row]), row, target)
+    return found
+
+
+def sendings(
+    h: Any, seg: int, move: Move, activations: Sequence[dict[str, Any]], patient: str, *, since: int, until: int
+) -> Iterator[bytes]:
+    """What the facts of a merged patient at places `[since, until)` send on to the other one, as values of `facts`, in order."""
+    redirect = _head(h, move.row)
+    merge = number(redirect[:16])
+    begin, end = int(h.start[seg]), int(h.start[seg + 1])
+    for row in range(begin, end):
+        place = int(h.place[row])
+        if not since <= place < until or place < move.place or _head(h, row)[_FLAGS] & SETTLED:
+            continue
+        if row == move.row:
+            yield from _packet(h, range(begin, row), redirect, merge, activations)
+            yield end_record(redirect, patient)
+        elif h.until[row] > 0 and h.concept[row] == codes.MERGED:  # somebody else's facts have come: they go on as they came
+            for carried in (*np.flatnonzero((h.lead == row) & (np.arange(len(h.seg)) != row)).tolist(), row):
+                yield carried_value(_again(_head(h, carried)), _name(h, carried))
+        elif h.until[row] > 0 and h.concept[row] < codes.CONTROL_FLOOR and h.concept[row] != codes.MERGE and h.lead[row] == row:
+            yield carried_value(sent_on(_head(h, row), merge=merge, packed=False), _name(h, row))
+
+
+def _packet(h: Any, rows: range, redirect: bytes, merge: int, activations: Sequence[dict[str, Any]]) -> Iterator[bytes]:
+    waiting = sorted((a for a in activations if a["place"] < h.place[rows.stop]), key=lambda a: a["place"])
+    for row in rows:
+        while waiting and waiting[0]["place"] < h.place[row]:
+            yield model_marker(waiting.pop(0), redirect, merge)
+        if h.concept[row] in (codes.MERGED, codes.MERGE, codes.CARRIED_MODEL):
+            continue  # an earlier merge: its facts count as this patient's own from here on
+        yield carried_value(sent_on(_head(h, row), merge=merge, packed=True), _name(h, row))
+    for activation in waiting:
+        yield model_marker(activation, redirect, merge)
+
+
+def _head(h: Any, row: int) -> bytes:
+    head: bytes = h.records[h.row[row]].tobytes()
+    return head
+
+
+def _again(head: bytes) -> bytes:
+    return head[:48] + bytes(4) + head[52:]
+
+
+def _name(h: Any, row: int) -> bytes:
+    at = int(h.row[row]) + 1
+    named = at < len(h.records) and h.records["concept"][at] == codes.NAME
+    return str(fact.name_at(h.records, at)).encode() if named else b""
+
+
+def is_redirect(value: bytes) -> bool:
+    """Whether a record of `facts` says that its patient goes over to another."""
+    return value[59:61] == _MERGE
+
+
+class Carrier:
+    """Carries out the merges of a log that is made from history, as the worker does live; the source's words travel with the facts.
+
+    Ticks are not carried: a visit that was booked ahead and has not begun at the merge becomes due under the second patient.
+
+    Args:
+        write: Appends a fact to the log: (patient, value).
+        leaving: The patients whom a merge takes over: only of them the facts are kept.
+    """
+
+    def __init__(self, write: Callable[[str, bytes], None], leaving: Iterable[str]) -> None:
+        self._write = write
+        self._told: dict[str, list[bytes]] = {patient: [] for patient in leaving}
+        self._moved: dict[str, tuple[str, int]] = {}
+
+    def fact(self, patient: str, value: bytes) -> None:
+        """Write a fact, and what it sends on."""
+        if patient not in self._told:
+            self._write(patient, value)
+            return
+        redirects = is_redirect(value)
+        if patient in self._moved:
+            target, merge = self._moved[patient]
+            self._write(patient, settled(value))
+            if not redirects:
+                self.fact(target, _moved_value(value, merge, packed=False))
+            return
+        target = fact.source_id(value).decode() if redirects else ""
+        if not target or self._leads_to(target, patient):
+            self._told[patient].append(value)
+            self._write(patient, value)
+            return
+        redirect = value[1:65]
+        self._write(patient, settled(value))
+        packet = [_moved_value(v, number(redirect[:16]), packed=True) for v in self._told[patient] if v[1:][_CONCEPT] not in _NOT_CARRIED]
+        self._moved[patient] = target, number(redirect[:16])
+        self._hand_over(target, [*packet, end_record(redirect, patient)])
+
+    def _hand_over(self, target: str, packet: list[bytes]) -> None:
+        while target in self._moved:
+            for value in packet:
+                self._write(target, settled(value))
+            target = self._moved[target][0]
+        for value in packet:
+            self._write(target, value)
+            if target in self._told:
+                self._told[target].append(value)
+
+    def _leads_to(self, target: str, patient: str) -> bool:
+        while target in self._moved:
+            target = self._moved[target][0]
+        return target == patient
+
+
+_MERGE = codes.MERGE.to_bytes(2, "little")
+_NOT_CARRIED = (_MERGE, codes.MERGED.to_bytes(2, "little"))
+
+
+def _moved_value(value: bytes, merge: int, *, packed: bool) -> bytes:
+    return value[:1] + sent_on(value[1:65], merge=merge, packed=packed) + value[65:]
