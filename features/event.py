@@ -186,10 +186,12 @@ class Retraction(Event):
 
 
 class Merge(Event):
-    """`from_patient_id` turned out to be `patient_id`. Topic `merges`."""
+    """`from_patient_id` turned out to be `patient_id`. Topic `merges`. Told again with a higher version as `entered-in-error`, it is
+    undone; the same two are merged again under a new `id`."""
 
     kind: Literal["merge"] = "merge"
     from_patient_id: Id
+    status: Literal["final", "entered-in-error"] = "final"
 
 
 FEEDS: dict[str, type[Event]] = {

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from features import codes, fact
 from features.clock import NEVER_US
+from features.merge import NEVER as NEVER
 from features.merge import together
 
 Int = npt.NDArray[np.int64]
@@ -21,8 +22,6 @@ Bool = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 
 _WHOLE = np.dtype("V64")
-NEVER = 2**40
-"""A place that is never reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class Histories:
     earlier: Int
     lead: Int
     """Row of the end of the merge that brings a row into effect, else the row itself: it is what triggers."""
+    undone: Int
+    """Row that undid the merge which brought a row, or -1."""
     packets: list[tuple[int, int, Int]]
     """What merges brought: (patient, row of the end, its rows)."""
     duplicates: int
@@ -101,13 +102,14 @@ def read(histories: list[bytes]) -> Histories:
     start = np.searchsorted(seg, np.arange(len(histories) + 1))
     facts = records.view(_WHOLE)[row].view(fact.HEAD)  # whole records: numpy copies a structured array field by field
     place, lead, packets = facts["place"].astype(np.int64), np.arange(len(seg)), list[tuple[int, int, Int]]()
+    undone = np.full(len(seg), -1)
     if facts["merge"].any():
         told = together(facts, seg, place)
         facts, seg, row = facts[told.order], seg[told.order], row[told.order]
-        place, lead, packets = told.place, told.lead, told.packets
+        place, lead, packets, undone = told.place, told.lead, told.packets, told.undone
         start = np.searchsorted(seg, np.arange(len(histories) + 1))
     version = facts["version"].astype(np.int64)
-    until, earlier, duplicates, conflicts = _fold(facts, seg, place, version)
+    until, earlier, duplicates, conflicts = _fold(facts, seg, place, version, np.where(undone < 0, NEVER, place[undone]))
     return Histories(
         records=records,
         row=row,
@@ -128,6 +130,7 @@ def read(histories: list[bytes]) -> Histories:
         until=until,
         earlier=earlier,
         lead=lead,
+        undone=undone,
         packets=packets,
         duplicates=duplicates,
         conflicts=conflicts,
@@ -145,9 +148,9 @@ def _running_max(stamp_us: Int, seg: Int, start: Int) -> Int:
     return stamp_us
 
 
-def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int) -> tuple[Int, Int, int, int]:
-    """Which records rule, and until when (S4): (until, earlier, duplicates, conflicts)."""
-    until = np.full(len(facts), NEVER, np.int64)
+def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int, gone: Int) -> tuple[Int, Int, int, int]:
+    """Which records rule, and until when (S4): (until, earlier, duplicates, conflicts). `gone`: place at which a merge was undone."""
+    until = gone.copy()
     earlier = np.full(len(facts), -1, np.int64)
     until[facts["concept"] >= codes.CONTROL_FLOOR] = 0
     low = np.sort(np.ascontiguousarray(facts["id_lo"]))
@@ -166,18 +169,22 @@ def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int) -> tu
     for i in np.sort(by_id[several]).tolist():  # in log order; only ids that were told more than once
         identity = (int(seg[i]), int(facts["id_hi"][i]), int(facts["id_lo"][i]))
         first = told.setdefault((*identity, int(version[i])), i)
+        if gone[first] <= place[i]:  # an undone merge had told it: as if never told
+            told[*identity, int(version[i])] = first = i
         if first != i:
             same = fact.content(facts[first].tobytes()) == fact.content(facts[i].tobytes())
             duplicates, conflicts = duplicates + same, conflicts + (not same)
             until[i] = 0
             continue
         best = ruling.get(identity)
+        if best is not None and gone[best] <= place[i]:
+            best = None
         if best is not None and version[best] > version[i]:
             until[i] = 0  # a lower version that came later has no effect
             continue
         ruling[identity] = i
         if best is not None:
-            until[best] = place[i]
+            until[best] = min(place[i], gone[best])
             earlier[i] = best
     return until, earlier, duplicates, conflicts
 

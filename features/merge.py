@@ -4,8 +4,10 @@
       B  ──b1──────────(a1 a2)[end]──b2──     a1 and a2 are known at `end`, together; without an end, not at all
 
 What travels through the log is A's history: heads, names of encounters, the ticks that mattered, the models that were active. So B's
-history alone says what A's answers were, and nothing else is remembered. A merge that the source takes back is not supported yet: the
-version that does so is refused at admission.
+history alone says what A's answers were, and nothing else is remembered.
+
+      A  ──[redirect]──a3──a4──[undone]──     A's own history was never cut: its visits are asked again from here on
+      B  ──[end]──b2──────────────[end, undone]──     what the merge had brought is gone, its visits are withdrawn
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from features.fact import CARRIED, SETTLED
 
 Int = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
+NEVER = 2**40
+"""A place that is never reached."""
 _FLAGS, _CONCEPT = 61, slice(58, 60)
 """Where they stand in a head."""
 
@@ -84,14 +88,21 @@ class Together:
     """Row (in the new order) of the end that brings a carried row into effect; of other rows the row itself."""
     packets: list[tuple[int, int, Int]]
     """(patient, row of the end, its rows), in the new order."""
+    undone: Int
+    """Row that undid the merge which brought a row, or -1."""
 
 
 def together(facts: npt.NDArray[np.void], seg: Int, place: Int) -> Together:
     """Bring what merges carry to the place of its end, and leave out what has no end yet."""
     merge, ends = facts["merge"].astype(np.int64), facts["concept"] == codes.MERGED
     end_of: dict[tuple[int, int], int] = {}
+    undone = np.full(len(seg), -1)
     for i in np.flatnonzero(ends & (merge > 0)).tolist():
-        end_of.setdefault((int(seg[i]), int(merge[i])), i)
+        brought = (seg == seg[i]) & (merge == merge[i])
+        if facts["status"][i] < fact.GONE:
+            end_of.setdefault((int(seg[i]), int(merge[i])), i)
+        elif not (undone[brought] >= 0).any():
+            undone[brought & ~ends] = i
     effect, lead = place.copy(), np.arange(len(seg))
     kept = np.ones(len(seg), bool)
     for i in np.flatnonzero((facts["flags"] & CARRIED > 0) & ~ends).tolist():
@@ -102,13 +113,13 @@ def together(facts: npt.NDArray[np.void], seg: Int, place: Int) -> Together:
             effect[i], lead[i] = place[end], end
     order = np.flatnonzero(kept)
     order = order[np.lexsort((ends[order], effect[order], seg[order]))]
-    new = np.full(len(seg), -1)
+    new = np.full(len(seg) + 1, -1)  # one more, so that -1 stays -1
     new[order] = np.arange(len(order))
     packets = []
     for (patient, _), end in sorted(end_of.items(), key=lambda item: item[1]):
         rows = np.sort(new[np.flatnonzero((lead == end) & (np.arange(len(seg)) != end))])
         packets.append((patient, int(new[end]), rows))
-    return Together(order, effect[order], new[lead[order]], packets)
+    return Together(order, effect[order], new[lead[order]], packets, new[undone[order]])
 
 
 def first_history(records: npt.NDArray[np.void], rows: Iterable[int]) -> bytes:
@@ -139,20 +150,29 @@ class Move:
     """Of the redirect: from here on nothing is issued."""
     row: int
     target: str
+    undone: int = -1
+    """Row that undid it, or -1."""
+    until: int = NEVER
+    """Its place."""
 
 
-def moves(h: Any) -> dict[int, Move]:
-    """The patients of folded histories (`features.history.Histories`) that were merged into another: the first redirect counts.
+def moves(h: Any) -> list[tuple[int, Move]]:
+    """(patient, move) of the patients of folded histories (`features.history.Histories`) that were merged into another, in log order.
 
-    A redirect to somebody who was merged into this patient before would send both in a circle: it is without effect.
+    Without effect are a redirect to somebody who was merged into this patient, which would send both in a circle, and one of a patient
+    who went over already.
     """
-    found: dict[int, Move] = {}
-    for row in np.flatnonzero((h.concept == codes.MERGE) & (h.until > 0)).tolist():
-        seg = int(h.seg[row])
-        target = h.name(row)
-        before = np.flatnonzero((h.concept == codes.MERGED) & (h.seg == seg) & (h.place < h.place[row]))
-        if seg not in found and target not in h.names(before):
-            found[seg] = Move(int(h.place[row]), row, target)
+    found: list[tuple[int, Move]] = []
+    rules = (h.concept == codes.MERGE) & (h.until > 0)
+    for row in np.flatnonzero(rules & (h.status < fact.GONE)).tolist():
+        seg, place, target = int(h.seg[row]), int(h.place[row]), h.name(row)
+        here = h.seg == seg
+        came = np.flatnonzero(here & (h.concept == codes.MERGED) & (h.place < place) & (place < h.until) & (h.status < fact.GONE))
+        if target in h.names(came) or any(other == seg and place < move.until for other, move in found):
+            continue
+        same = here & (h.id_hi == h.id_hi[row]) & (h.id_lo == h.id_lo[row])
+        undone = np.flatnonzero(rules & same & (h.status >= fact.GONE) & (h.place > place))[:1].tolist()
+        found.append((seg, Move(place, row, target, *([undone[0], int(h.place[undone[0]])] if undone else []))))
     return found
 
 
@@ -165,11 +185,13 @@ def sendings(
     begin, end = int(h.start[seg]), int(h.start[seg + 1])
     for row in range(begin, end):
         place = int(h.place[row])
-        if not since <= place < until or place < move.place or _head(h, row)[_FLAGS] & SETTLED:
+        if not since <= place < until or not move.place <= place <= move.until or _head(h, row)[_FLAGS] & SETTLED:
             continue
         if row == move.row:
             yield from _packet(h, range(begin, row), redirect, merge, activations)
             yield end_record(redirect, patient)
+        elif row == move.undone:
+            yield end_record(_head(h, row), patient)
         elif h.until[row] > 0 and h.concept[row] == codes.MERGED:  # somebody else's facts have come: they go on as they came
             for carried in (*np.flatnonzero((h.lead == row) & (np.arange(len(h.seg)) != row)).tolist(), row):
                 yield carried_value(_again(_head(h, carried)), _name(h, carried))
@@ -205,7 +227,7 @@ def _name(h: Any, row: int) -> bytes:
 
 
 def is_redirect(value: bytes) -> bool:
-    """Whether a record of `facts` says that its patient goes over to another."""
+    """Whether a record of `facts` says that its patient goes over to another, or takes that back."""
     return value[59:61] == _MERGE
 
 
@@ -222,21 +244,26 @@ class Carrier:
     def __init__(self, write: Callable[[str, bytes], None], leaving: Iterable[str]) -> None:
         self._write = write
         self._told: dict[str, list[bytes]] = {patient: [] for patient in leaving}
-        self._moved: dict[str, tuple[str, int]] = {}
+        self._moved: dict[str, tuple[str, bytes]] = {}
+        """Patient → where to, and the id of the merge."""
 
     def fact(self, patient: str, value: bytes) -> None:
         """Write a fact, and what it sends on."""
         if patient not in self._told:
             self._write(patient, value)
             return
-        redirects = is_redirect(value)
+        redirects, undoes = is_redirect(value), value[61] >= fact.GONE
         if patient in self._moved:
-            target, merge = self._moved[patient]
+            target, identity = self._moved[patient]
             self._write(patient, settled(value))
-            if not redirects:
-                self.fact(target, _moved_value(value, merge, packed=False))
+            self._told[patient].append(value)
+            if redirects and undoes and value[1:17] == identity:
+                del self._moved[patient]
+                self._hand_over(target, [end_record(value[1:65], patient)])
+            elif not redirects:
+                self.fact(target, _moved_value(value, number(identity), packed=False))
             return
-        target = fact.source_id(value).decode() if redirects else ""
+        target = fact.source_id(value).decode() if redirects and not undoes else ""
         if not target or self._leads_to(target, patient):
             self._told[patient].append(value)
             self._write(patient, value)
@@ -244,7 +271,7 @@ class Carrier:
         redirect = value[1:65]
         self._write(patient, settled(value))
         packet = [_moved_value(v, number(redirect[:16]), packed=True) for v in self._told[patient] if v[1:][_CONCEPT] not in _NOT_CARRIED]
-        self._moved[patient] = target, number(redirect[:16])
+        self._moved[patient] = target, redirect[:16]
         self._hand_over(target, [*packet, end_record(redirect, patient)])
 
     def _hand_over(self, target: str, packet: list[bytes]) -> None:

@@ -82,8 +82,9 @@ def _followed_until(h: Histories, final: npt.NDArray[np.bool_], use_case: UseCas
     np.maximum.at(followed, h.seg[cover], end)
     died = final & (h.concept == use_case.book.by_name["death"].number)
     np.minimum.at(death, h.seg[died], h.event_us[died])
-    for patient, move in moves(h).items():  # what came later was told of the other patient
-        moved_us[patient] = h.known_us[move.row]
+    for patient, move in moves(h):
+        if move.undone < 0:  # what came later was told of the other patient
+            moved_us[patient] = h.known_us[move.row]
     last = np.full(patients, -NEVER_US)
     happened = final & (h.status != fact.PLANNED)
     np.maximum.at(last, h.seg[happened], h.event_us[happened])

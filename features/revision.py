@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from features import codes, fact, history
 from features.history import Bool, Histories, Int
-from features.merge import first_history, moves
+from features.merge import Move, first_history, moves
 from features.usecase import BUILT_IN_REASONS, UseCase
 from features.windows import Questions, rows
 
@@ -92,14 +92,18 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answe
         until: First place that is no longer of interest, same shape.
     """
     until = np.minimum(until, fact.PLACE_MAX + 1)
-    for patient, move in moves(h).items():
-        until[patient] = min(until[patient], move.place)
+    moved = moves(h)
+    for patient, move in moved:
+        if move.undone < 0:
+            until[patient] = min(until[patient], move.place)
     stints = _stints(h, use_case)
     due = _due(h, stints)
     prior = _priors(h, use_case, stints, due) if h.packets else _NO_PRIORS
     due_known_us = h.known_us[np.maximum(due, 0)]
     due_known_us[prior.group] = prior.found.due_known_us
     group, stint, asked = _asked(h, stints, due, due_known_us, use_case, since, until)
+    if any(move.undone >= 0 for _, move in moved) and len(asked):
+        group, stint, asked = _after_silence(h, moved, group, stint, asked)
     status, reason = _verdicts(h, use_case, stints.row[stint], due[group])
     index_us, encounter = stints.index_us[stint], stints.named[stint]
     scored = np.flatnonzero(status == SCORED)
@@ -214,9 +218,13 @@ def _stints(h: Histories, use_case: UseCase) -> _Stints:
     of_interest = np.zeros(len(root), bool)
     of_interest[root[concerned]] = True
     row = np.flatnonzero(of_interest[root] & ruled)
-    if len(amended):
-        row = row[np.argsort(root[row], kind="stable")]
     first = root[row]
+    brought = np.flatnonzero((h.undone[row] >= 0) & (h.until[row] == h.place[h.undone[row]])) if h.packets else row[:0]
+    if len(brought):  # an undone merge is a version of what it brought: from there on it was never here
+        row, first = np.concatenate([row, h.undone[row[brought]]]), np.concatenate([first, first[brought]])
+    if len(amended) or len(brought):
+        order = np.lexsort((row, first))
+        row, first = row[order], first[order]
     group = np.cumsum(first[1:] != first[:-1])
     group = np.concatenate([np.zeros(min(len(row), 1), np.int64), group])
     index_us = h.event_us[row] + use_case.offset_us
@@ -269,7 +277,8 @@ def _asked(h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case:
     which = np.repeat(np.arange(len(of_stint)), n)
     record = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin, n)
     reach = _reaches(h, use_case, record, stints.index_us[of_stint][which]) & stints.is_index[of_stint][which]
-    reach |= (h.concept[record] == codes.MERGED) & (h.until[record] > 0)  # whatever it brings, it asks once
+    asks_all = (h.concept[record] == codes.MERGED) | ((h.concept[record] == codes.MERGE) & (h.status[record] >= fact.GONE))
+    reach |= asks_all & (h.until[record] > 0)  # whatever a merge brings or takes, it asks once
     matters = (h.known_us[record] <= latest_us[group[which]]) & (reach | (record == row[which])) & (h.lead[record] == record)
     first = np.flatnonzero((row <= d[group]) & (h.place[d[group]] < h.until[row]) & stints.is_index[of_stint])
     at_due = first[np.unique(group[first], return_index=True)[1]]
@@ -277,6 +286,14 @@ def _asked(h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case:
     asked = np.concatenate([d[group[at_due]], record[matters]])
     by_place = np.lexsort((asked, stints.group[stint]))
     return _of_interest(h, stints.group[stint[by_place]], stint[by_place], asked[by_place], since)
+
+
+def _after_silence(h: Histories, moved: list[tuple[int, Move]], group: Int, stint: Int, asked: Int) -> tuple[Int, Int, Int]:
+    """Without the questions at places at which a patient was somebody else."""
+    keep = np.ones(len(asked), bool)
+    for patient, move in moved:
+        keep &= (h.seg[asked] != patient) | (h.place[asked] < move.place) | (h.place[asked] >= move.until)
+    return group[keep], stint[keep], asked[keep]
 
 
 def _of_interest(h: Histories, group: Int, stint: Int, asked: Int, since: Int) -> tuple[Int, Int, Int]:

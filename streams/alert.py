@@ -27,7 +27,7 @@ from features.revision import SCORED
 from features.usecase import UseCase
 from models.score import Score
 
-SCORE, DIED, HAPPENED, MOVED = 65_002, 65_003, 65_004, 65_005
+SCORE, DIED, HAPPENED, MOVED, CAME_BACK = 65_002, 65_003, 65_004, 65_005, 65_006
 """Concepts of the records of a score history, beside ticks and names."""
 FLAGGED, FRESH = 1, 2
 """Flags of a score record: flagged; its encounter's first record was issued within `fresh_for` of the index time."""
@@ -134,6 +134,8 @@ def _take_in(state: _State, told: Sequence[Item]) -> bool:
     """Learn the score records of one place; whether any concerns the support, before or after."""
     touched = False
     for item in told:
+        if item.kind == CAME_BACK:
+            touched = bool(state.support)
         if item.kind != SCORE:
             continue
         if item.supports and item.encounter not in state.spent:
@@ -161,9 +163,10 @@ def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, k
             reason = "expired"
     if reason:
         yield from _step(state, use_case, place, known_us, "closed", notify=False, reason=reason)
-        state.spent |= state.members
-        state.members, state.support = set(), {}
         state.status = "none"
+        if reason != "moved":  # what supports it counts again, should the merge be undone
+            state.spent |= state.members
+            state.members, state.support = set(), {}
 
 
 def _is_outcome(event: Item, visit: Item, use_case: UseCase) -> bool:

@@ -26,7 +26,7 @@ class Mark(NamedTuple):
     """Something that may end an alert: a death, a merge into another patient, or an event that a use case counts as its outcome."""
 
     kind: int
-    """`alert.DIED`, `alert.MOVED` or `alert.HAPPENED`."""
+    """`DIED`, `MOVED`, `CAME_BACK` or `HAPPENED` of `streams.alert`."""
     place: int
     patient: bytes
     event_us: int

@@ -15,7 +15,7 @@ from models import score
 from models.artifact import Model
 from models.score import Desk, Issued
 from streams.admit import Row
-from streams.alert import DIED, HAPPENED, MOVED
+from streams.alert import CAME_BACK, DIED, HAPPENED, MOVED
 from streams.alert_desk import AlertDesk, Mark
 from streams.store import Damaged, Gap, Loaded, Store, Write, encode_state
 
@@ -180,11 +180,13 @@ class ScoreStep:
             part.sort(key=lambda i: (i.place, i.seg, i.told))
         fresh = (h.place >= since[h.seg]) & (h.place < until[h.seg]) & h.present & (h.status != fact.PLANNED)
         moved = moves(h)
-        for kind, row, use_case in self._ends(h, np.flatnonzero(fresh), moved.values()):
+        for kind, row, use_case in self._ends(h, np.flatnonzero(fresh), [move for _, move in moved]):
             seg = h.seg[row]
+            if not since[seg] <= h.place[row] < until[seg]:
+                continue
             mark = (kind, int(h.place[row]), patients[seg], int(h.event_us[row]), int(h.known_us[row]), int(h.episode[row]), use_case)
             marks[owner[seg]].append(Mark(*mark))
-        for seg, move in moved.items():
+        for seg, move in moved:
             n = owner[seg]
             values = sendings(h, seg, move, activations[n], names[seg], since=int(since[seg]), until=int(until[seg]))
             sent_on[n] += [(move.target.encode(), value) for value in values]
@@ -197,8 +199,9 @@ class ScoreStep:
         for row in rows[concept == codes.DEATH].tolist():
             yield DIED, row, ""
         for move in moved:
-            if move.row in rows:
-                yield MOVED, move.row, ""
+            yield MOVED, move.row, ""
+            if move.undone >= 0:
+                yield CAME_BACK, move.undone, ""
         for use_case in {u.name: u for u in self.desk.use_cases}.values():
             for row in rows[use_case.is_outcome(concept, h.flags[rows])].tolist():
                 yield HAPPENED, row, use_case.name

@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY, WINDOWS, REVISION = (f"tests/features/test_{name}.py" for name in ("history", "windows", "revision"))
+MERGES = "tests/streams/test_merges.py"
 KERNEL = f"{WINDOWS}::test_s5_the_kernel_agrees_with_the_oracle"
 FOLD = f"{HISTORY}::test_s4_the_fold_agrees_with_the_oracle"
 ANSWERS = f"{REVISION}::test_s8_answers_agree_with_the_oracle"
@@ -165,6 +166,37 @@ MUTANTS = [
         "time >= index_us - plan.longest_us",
         "time > index_us - plan.longest_us",
         (f"{REVISION}::test_s8_an_amendment_leaves_a_window_on_both_edges",),
+    ),
+    Mutant(
+        "S9: what a merge brings takes effect at once, each record for itself",
+        "features.merge",
+        "            kept[i] = False\n",
+        "            kept[i] = True\n",
+        (f"{MERGES}::test_without_an_end_nothing_takes_effect",),
+    ),
+    Mutant(
+        "S9: a carried encounter begins anew under the second patient",
+        "features.revision",
+        "if due[g] < 0 or h.place[due[g]] >= h.place[end]:",
+        "if due[g] < 0:",
+        (f"{MERGES}::test_row_12_of_the_worked_example", f"{MERGES}::test_a_visit_that_was_due_before_keeps_its_model_and_its_count"),
+    ),
+    Mutant(
+        "S9: the first patient goes on",
+        "features.revision",
+        "until[patient] = min(until[patient], move.place)",
+        "until[patient] = until[patient]",
+        (
+            f"{MERGES}::test_no_answer_is_given_under_a_name_that_went_over",
+            f"{MERGES}::test_from_the_redirect_on_the_first_patient_issues_nothing",
+        ),
+    ),
+    Mutant(
+        "S9: later facts stay with the first patient",
+        "features.merge",
+        "packed=False), _name(h, row))",
+        "packed=True), _name(h, row)[:0])",
+        (f"{MERGES}::test_from_the_redirect_on_the_first_patient_issues_nothing",),
     ),
 ]
 

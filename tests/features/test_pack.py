@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from features import codes, fact, history, usecase
 from features.clock import DAY_US, MINUTE_US, SECOND_US
 from features.errors import InputError
-from features.pack import Packed, Packer, PartitionState
+from features.pack import Packed, Packer, PartitionState, index_times
 from features.usecase import UseCase
+from tests.oracle.revision import walk
+from tests.strategies import issued, use_cases
 
 CHECKED = settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 T = TypeVar("T")
@@ -139,6 +141,25 @@ def test_histories_do_not_depend_on_the_batches(log: list[Entry], use_cases: lis
         assert (state.control_us, state.activations, sorted(state.booked)) == (
             whole[1].control_us, whole[1].activations, sorted(whole[1].booked),
         )  # fmt: skip
+
+
+@CHECKED
+@given(partitions(), use_cases(leaks=False), use_cases(leaks=False))
+def test_s11_histories_hold_what_any_use_case_with_their_index_times_needs(log: list[Entry], one: UseCase, other: UseCase) -> None:
+    """Histories that were packed for one use case serve another of equal index times, whatever it reads: byte for byte the same. Of
+    other index times they would lack the ticks of booked visits, which is why the worker refuses them by `index_times`."""
+    made, wanted = packed(log, [one], [])[0].histories, packed(log, [other], [])[0].histories
+    if index_times([one]) == index_times([other]):
+        assert made == wanted
+        for stored in made.values():
+            assert issued(history.read([stored]), other) == [walk(stored, other)]
+    else:
+        assert {p: without_ticks(h) for p, h in made.items()} == {p: without_ticks(h) for p, h in wanted.items()}
+
+
+def without_ticks(stored: bytes) -> bytes:
+    records = np.frombuffer(stored, fact.HEAD)
+    return records[records["concept"] != codes.TICK].tobytes()
 
 
 @CHECKED
