@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -125,63 +125,6 @@ class Bench:
         return [(a.transition, a.notify) for a in self.alerts()]
 
 
-def worked_example(*of_c: tuple[str, str, str]) -> Bench:
-    """Rows 1 to 11 with a tick each minute between them; of patient C (known, class, id) of encounters."""
-    first, second = model(use_case()), model(use_case(), 2)
-    bench = Bench([first, second])
-    bench.log.pop()  # the second model is activated later
-    rows: list[tuple[str, Callable[..., None], list[Any]]] = [
-        ("05-01T08:00:00", bench.hb, [13.0, "L1", 1, at("04-30T08:00:00")]),
-        ("05-03T09:00:00", bench.visit, [at("05-03T09:00:00"), "E1"]),
-        ("05-03T09:00:02", bench.hb, [9.8, "L2", 1, at("05-03T07:30:00")]),
-        ("05-03T09:00:02", bench.hb, [9.8, "L2", 1, at("05-03T07:30:00")]),
-        ("05-03T09:00:02", bench.hb, [9.0, "L4", 1, at("05-03T09:00:00")]),
-        ("05-03T09:05:00", bench.hb, [12.9, "L2", 2, at("05-03T07:30:00")]),
-        ("05-03T09:09:00", bench.hb, [9.5, "L3", 1, at("05-02T08:00:00")]),
-        ("05-10T14:00:00", bench.control, ["activate", {**activation(second, number=0), "id": 2}]),
-        ("05-12T09:00:00", bench.visit, [at("05-12T09:00:00"), "E2"]),
-        ("05-12T11:00:00", bench.visit, [at("05-03T08:00:00"), "E1", 2]),
-        ("05-20T10:00:00", bench.hb, [None, "L3", 2, at("05-02T08:00:00")]),
-        ("06-03T10:00:00", bench.hb, [8.0, "L5", 1, at("05-02T08:00:00")]),
-        ("06-03T11:00:00", bench.control, []),
-    ]
-    for known, encounter_class, source in of_c:
-        about = {"id": source, "encounter_class": encounter_class}
-        rows.append((known, partial(bench.tell, "encounters", patient="C", **about), [at(known)]))
-    rows.sort(key=lambda row: row[0])
-    minute_us = at("05-01T08:00:00")
-    for known, tell, content in rows:
-        while minute_us + MINUTE_US <= at(known):
-            minute_us += MINUTE_US
-            bench.control(minute_us)
-        tell(at(known), *content)
-    return bench
-
-
-ALERTS = [
-    ("05-03T09:00:02", "opened", True, ["E1"], 0.22),
-    ("05-03T09:05:00", "withdrawing", False, [], None),
-    ("05-03T09:09:00", "reopened", False, ["E1"], 0.22),
-    ("05-12T09:00:00", "updated", False, ["E1", "E2"], 0.22),
-    ("05-12T11:00:00", "updated", False, ["E1", "E2"], 0.22),
-    ("05-20T10:00:00", "updated", False, ["E2"], 0.22),
-]
-"""The alert column: known time, transition, whether it notifies, support and the greatest risk."""
-
-
-@pytest.mark.parametrize("size", [2_000, 50_000])
-def test_the_worked_example(size: int) -> None:
-    """Its alert column, row by row, each record caused by the score record of its row, whatever the batches."""
-    bench = worked_example()
-    found = bench.alerts(range(0, len(bench.log), size))
-    assert len(bench.log) > 40_000
-    assert [(a.known_time, a.transition, a.notify, a.support) for a in found] == [(rfc3339(at(k)), *rest[:3]) for k, *rest in ALERTS]
-    assert [a.risk for a in found] == [risk if risk is None else pytest.approx(risk, abs=1e-12) for *_, risk in ALERTS]
-    assert [a.sequence for a in found] == list(range(6))
-    assert len({a.alert_id for a in found}) == 1
-    assert all(a.score_id and a.use_case == "ed" and a.patient_id == "P" and not a.reason for a in found)
-
-
 Step = tuple[int, str, str, bool, tuple[str, ...], str]
 """(place, patient, transition, notify, support, reason)"""
 
@@ -192,6 +135,7 @@ def expected(bench: Bench, scores: dict[int, list[Score]], case: UseCase) -> lis
     for patient in sorted({r.key for r in bench.log if r.key}):
         first_us, support, members, spent = dict[str, int](), dict[str, Score](), set[str](), set[str]()
         status, since_us, told_risk, known_us = "none", 0, 0.0, -(2**62)
+        dead, outcomes_us = False, list[int]()
         for record in (r for r in bench.log if r.key in (None, patient)):
             (head,), ticked, touched, place = fact.heads([record.value]), record.key is None, False, record.offset
             known_us = max(known_us, int(head["stamp_us"]) if ticked else record.timestamp * 1000)
@@ -203,13 +147,17 @@ def expected(bench: Bench, scores: dict[int, list[Score]], case: UseCase) -> lis
             at_us = [us(s.index_time) for s in support.values()]
             died, last_us = head["concept"] == codes.DEATH, max(at_us, default=2**62)
             happened = head["concept"] in case.outcome_concepts and any(0 < head["event_us"] - t <= 60 * DAY_US for t in at_us)
+            dead |= died
+            outcomes_us += [int(head["event_us"])] * (head["concept"] in case.outcome_concepts)
             if status != "none" and (died or happened or (ticked and known_us > last_us + 60 * DAY_US)):
                 say("closed", reason="death" if died else "outcome" if happened else "expired")
                 spent, members, status = spent | members, set(), "none"
                 support.clear()
             for one in (s for s in scores.get(place, []) if s.patient_id == patient.decode()):
                 late_us = first_us.setdefault(one.encounter_id, us(one.known_time)) - us(one.index_time)
-                if late_us <= case.definition.fresh_for_hours * HOUR_US and one.flagged and one.encounter_id not in spent:
+                over = dead or any(0 < t - us(one.index_time) <= 60 * DAY_US for t in outcomes_us)  # nothing is left to warn of
+                fresh = late_us <= case.definition.fresh_for_hours * HOUR_US and not over
+                if fresh and one.flagged and one.encounter_id not in spent:
                     support[one.encounter_id], touched = one, True
                     members.add(one.encounter_id)
                 else:

@@ -32,7 +32,8 @@ from streams.driver import Crash, Driver, Topics
 from streams.store import MemoryStore
 from streams.verify import conservation, verify
 from tests.stand_in import any_visit, stand_in
-from tests.streams.test_alert import Bench, at, worked_example
+from tests.streams.test_alert import Bench, at
+from tests.streams.test_alert_example import worked_example
 from tests.streams.test_equalities import driven
 from tests.streams.test_faults import STEPS
 
