@@ -187,7 +187,7 @@ MUTANTS = [
         "until[patient] = min(until[patient], move.place)",
         "until[patient] = until[patient]",
         (
-            f"{MERGES}::test_no_answer_is_given_under_a_name_that_went_over",
+            "tests/streams/test_merge_faults.py::test_no_answer_is_given_under_a_name_that_went_over",
             f"{MERGES}::test_from_the_redirect_on_the_first_patient_issues_nothing",
         ),
     ),

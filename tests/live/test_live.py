@@ -18,7 +18,7 @@ from tests.live import clinic
 from tests.live.services import Kafka, Redis
 from tests.live.system import System, systems
 from tests.live.worker import until
-from tests.streams import test_merges
+from tests.streams import test_merge_faults
 
 Make = Callable[..., System]
 
@@ -63,7 +63,7 @@ def test_history_through_the_feeds_is_scored_as_everywhere(kind: str, make: Make
 def test_patients_who_are_merged_are_scored_as_everywhere(make: Make) -> None:
     """S9 on real services, with a worker that is killed while facts go from one name to the other."""
     system = make()
-    told = test_merges.events(seed=3, patients=30)
+    told = test_merge_faults.events(seed=3, patients=30)
     when = next(n for n, (feed, _) in enumerate(told) if feed == "merges")
     system.feed(told[: when + 1])
     worker = system.start(env={"PREMONITOR_CRASH_AT": "score.sent:2"})
