@@ -72,7 +72,7 @@ def _look(one: Found, head: Any, name: str, told: set[tuple[int, bytes, int]]) -
     mine = one.number > 0 and head["merge"] == one.number
     key = one.number, head.tobytes()[:16], int(head["version"])
     if mine and head["concept"] == codes.MERGED:
-        one.complete = one.complete or head["status"] < fact.GONE
+        one.complete |= bool(head["status"] < fact.GONE)
         one.number = 0 if head["status"] >= fact.GONE else one.number  # undone: what follows is not its matter
     elif mine and head["concept"] not in (codes.CARRIED_TICK, codes.CARRIED_MODEL) and key not in told:
         told.add(key)
