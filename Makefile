@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help venv test faults lint demo bench lock
+.PHONY: help venv test faults lint demo bench intervals lock
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.ready ## make .venv with the project and what tests and lint need
 
@@ -33,6 +33,9 @@ demo: $(VENV)/.ready ## run the whole system on sample and invented patients, wi
 
 bench: $(VENV)/.bench ## measure speed, latency and growth
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+intervals: $(VENV)/.ready ## measure how often the intervals of an evaluation hold a known truth (minutes)
+	$(BIN)/python tests/bench/coverage.py $(ARGS)
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --no-emit-index-url --all-extras --upgrade \

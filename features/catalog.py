@@ -23,13 +23,39 @@ Aggregate = Literal[
     "first",
     "change",
     "percent_change",
+    "slope",
     "days_since_last",
     "days_since_first",
     "last_ordinal",
 ]
-"""What is made of the facts in a window. Counts and any_* are 0 where there is none; all others are NaN (null, unknown)."""
+"""What is made of the facts in a window. Counts and any_* are 0 where there is none; all others are NaN (null, unknown).
+
+`slope` is the least squares line through (event_time in days, value), per day: sum(dx * dy) / sum(dx * dx), dx and dy being the
+distances from their means; null under two distinct times.
+"""
 AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 COUNTS = ("count", "any", "any_abnormal", "distinct_episodes")
+WORDS: dict[Aggregate, str] = {
+    "count": "how many",
+    "any": "1 if there is one, else 0",
+    "any_abnormal": "1 if one is outside the limits of normal, else 0",
+    "distinct_episodes": "in how many different visits",
+    "sum": "sum of the values",
+    "mean": "mean of the values",
+    "min": "least value",
+    "max": "greatest value",
+    "last": "last value",
+    "first": "first value",
+    "change": "last value minus the first",
+    "percent_change": "change from the first value to the last in percent of the first",
+    "slope": "change a day along the line through all values",
+    "days_since_last": "days since the last",
+    "days_since_first": "days since the first",
+    "last_ordinal": "the source's own number of the last",
+}
+"""What each aggregate says, for people."""
+OF_VALUES = ("sum", "mean", "min", "max", "last", "first", "change", "slope")
+"""Aggregates in the unit of the values, a slope in that unit a day: these are divided by a feature's `factor`."""
 
 Episode = Literal["any", "other", "own"]
 """Whose facts: of any visit; of visits other than the index (`not_own`, S5); of the index visit only."""
@@ -52,6 +78,8 @@ class Feature:
     """What is made of stored values is divided by it."""
     topic: str = ""
     """Reasons are summed by topic."""
+    unit: str = ""
+    """Of the column's numbers, for people; empty where they are counts, 0 or 1, or have none."""
 
 
 def feature_name(stem: str, aggregate: str, days: int | None) -> str:
@@ -83,7 +111,8 @@ def declare(
     """
     numbers = book.numbers(concepts)
     first = book.concepts[numbers[0]]
-    factor = float(DAY_US) if first.kind in ("encounter", "coverage") else 1.0  # of mixed concepts the first decides
+    lasting = first.kind in ("encounter", "coverage")  # of mixed concepts the first decides
+    factor = float(DAY_US) if lasting else 1.0
     if unit is not None:
         if len(numbers) > 1:
             raise InputError(f"features.{stem}: a unit needs one concept, got {len(numbers)}")
@@ -97,4 +126,17 @@ def declare(
         leak=leak,
         factor=factor,
         topic=topic if topic is not None else first.topic or stem,
+        unit=_unit(aggregate, unit or ("days" if lasting else first.unit)),
     )
+
+
+def _unit(aggregate: Aggregate, of_values: str) -> str:
+    """The unit of a column whose values have the unit `of_values`; the 1 of a bare number is not worth a word."""
+    if aggregate in ("days_since_last", "days_since_first"):
+        return "days"
+    if aggregate == "percent_change":
+        return "%"
+    bare = of_values in ("", "1")
+    if aggregate == "slope":
+        return "per day" if bare else f"{of_values} per day"
+    return of_values if aggregate in OF_VALUES and not bare else ""

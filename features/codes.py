@@ -58,13 +58,16 @@ class Codebook:
     """
 
     def __init__(self) -> None:
-        tables = {name: _rows(name) for name in ("concepts.csv", "codes.csv", "charlson.csv", "units.csv")}
+        tables = {name: _rows(name) for name in ("concepts.csv", "codes.csv", "charlson.csv", "cancer.csv", "units.csv")}
         self.content_hash = hashlib.blake2b(repr(sorted(tables.items())).encode(), digest_size=8).hexdigest()
         self.concepts = {c.number: c for c in map(_concept, tables["concepts.csv"])}
         self.by_name = {c.name: c for c in self.concepts.values()}
         self._exact: dict[tuple[str, str], int] = {}
         self._prefix: dict[tuple[str, str], int] = {}
-        for row in (*tables["codes.csv"], *tables["charlson.csv"]):
+        self.codes: dict[int, list[tuple[str, str]]] = {number: [] for number in self.concepts}
+        """Concept → (system, code) of its rows, in the order of the files; a code that ends in `*` is a prefix."""
+        for row in (*tables["codes.csv"], *tables["charlson.csv"], *tables["cancer.csv"]):
+            self.codes[self.by_name[row["concept"]].number].append((row["system"], row["code"]))
             target = self._prefix if row["code"].endswith("*") else self._exact
             target[row["system"], row["code"].rstrip("*")] = self.by_name[row["concept"]].number
         self._units = {(self.by_name[r["concept"]].number, r["unit"]): float(r["factor"]) for r in tables["units.csv"]}

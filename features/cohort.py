@@ -1,20 +1,27 @@
-"""The histories of a log, and the index encounters in them: what `features`, `labels`, `train` and `backfill` start from."""
+"""The histories of a log, and the index encounters in them: what `features`, `labels`, `train` and `backfill` start from.
+
+A whole bucket is packed at once, to the bytes that `features.pack` makes record by record; its twin is tests/oracle/packing.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from features import history
-from features.history import NEVER, Histories
-from features.log import Log
-from features.pack import Packer
+from features import codes, fact, history
+from features.history import NEVER, Bool, Histories, Int
+from features.log import Bucket, Log
+from features.pack import ALWAYS_US, LAST_VISIT, Packer, index_times
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 
 PATIENTS_AT_ONCE = 2_000
+_WHOLE = np.dtype(f"V{fact.HEAD_BYTES}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,50 +32,103 @@ class Chunk:
     histories: Histories
     stored: list[bytes]
     """The histories as bytes."""
-    packer: Packer
-    """After the last record: knows the activations."""
+    activations: list[dict[str, Any]]
+    """Of the whole log, each with its `place`."""
 
 
 def chunks(log: Log, use_cases: Sequence[UseCase], *, patients_at_once: int = PATIENTS_AT_ONCE) -> Iterator[Chunk]:
     """The patients of a log, some at a time, in an order that depends on the log alone."""
+    controls = _controls(log)
     for file in log.bucket_files():
-        table, heads = log.bucket(file)
-        names = table["patient_id"].to_numpy(zero_copy_only=False)
-        sources = table["source_id"].to_numpy(zero_copy_only=False)
-        stored, packer = _packed(log, heads, names, sources, use_cases)
-        patients = sorted(stored)
-        for begin in range(0, len(patients), patients_at_once):
-            some = patients[begin : begin + patients_at_once]
-            blobs = [stored[p] for p in some]
-            yield Chunk([p.decode() for p in some], history.read(blobs), blobs, packer)
+        bucket = log.facts(file)
+        records, start = _packed(bucket, controls, index_times(use_cases))
+        for begin in range(0, len(bucket.patients), patients_at_once):
+            some = bucket.patients[begin : begin + patients_at_once]
+            edges = start[begin : begin + len(some) + 1].tolist()
+            blobs = [records[a:b].tobytes() for a, b in pairwise(edges)]
+            yield Chunk(some, history.read(blobs), blobs, controls.activations)
 
 
-def _packed(
-    log: Log, heads: history.Array, names: history.Array, sources: history.Array, use_cases: Sequence[UseCase]
-) -> tuple[dict[bytes, bytes], Packer]:
-    """The histories of a bucket, by patient: its facts and the log's controls, packed in log order."""
-    packer = Packer(use_cases)
-    stored: dict[bytes, list[bytes]] = {}
-    controls = log.controls
-    rank = np.concatenate([heads["place"].astype(np.int64), controls.seq])
-    order = np.argsort(rank, kind="stable")
-    n = len(heads)
-    raw = heads.tobytes()
-    for begin in range(0, len(order), 100_000):
-        keys: list[bytes | None] = []
-        values: list[bytes] = []
-        for i in order[begin : begin + 100_000].tolist():
-            if i < n:
-                source = sources[i].encode()
-                keys.append(names[i].encode())
-                values.append(b"".join((b"\x01", raw[i * 64 : i * 64 + 64], len(source).to_bytes(2, "little"), source)))
-            else:
-                keys.append(None)
-                values.append(controls.value[i - n])
-        places = rank[order[begin : begin + 100_000]]
-        for patient, told in packer.pack(keys, values, places, np.zeros(len(places), np.int64)).patients.items():
-            stored.setdefault(patient, []).extend(told.parts)
-    return {patient: b"".join(parts) for patient, parts in stored.items()}, packer
+@dataclass(frozen=True, slots=True)
+class _Controls:
+    """The controls of a log in order. Shapes (c,)."""
+
+    seq: Int
+    known_us: Int
+    """Greatest stamp so far."""
+    ticks: npt.NDArray[np.void]
+    """What the history of a patient gets whom a control wakes."""
+    activations: list[dict[str, Any]]
+
+
+def _controls(log: Log) -> _Controls:
+    seq, values = log.controls.seq, log.controls.value
+    packer = Packer([])
+    stamps = [stamp_us for _, stamp_us in packer.pack([None] * len(seq), values, seq, np.zeros(len(seq), np.int64)).controls]
+    known_us = np.maximum.accumulate(np.maximum(np.array(stamps, np.int64), ALWAYS_US))
+    ticks = fact.heads(values)
+    ticks["stamp_us"], ticks["place"], ticks["concept"] = known_us, seq, codes.TICK
+    return _Controls(seq, known_us, ticks, packer.state.activations)
+
+
+def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[npt.NDArray[np.void], Int]:
+    """The histories of a bucket, patient by patient: (records, first record of each patient and at last their number)."""
+    heads = bucket.heads
+    before = np.searchsorted(controls.seq, bucket.seq)  # controls before each fact
+    stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, 0, heads["stamp_us"])
+    carried = heads["flags"] & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
+    told_us = np.concatenate([[ALWAYS_US], controls.known_us])[before]
+    heads["stamp_us"] = np.where(carried, stamp, np.maximum(stamp, told_us))
+    concept = heads["concept"]
+    visit = (concept > 0) & (concept <= LAST_VISIT)
+    named = visit | ((concept >= codes.MERGE) & (concept <= codes.CARRIED_MODEL) & (concept != codes.CARRIED_TICK))
+    fact_of_name, names = _names(bucket, np.flatnonzero(named))
+    woken, by = _woken(bucket, controls, np.flatnonzero(visit), before, asked)
+    size = np.concatenate([1 + np.bincount(fact_of_name, minlength=len(heads)), np.ones(len(woken), np.int64)])
+    owner = np.concatenate([bucket.owner, woken])
+    order = np.lexsort((np.concatenate([bucket.seq, controls.seq[by]]), owner))
+    at = np.empty(len(order), np.int64)
+    at[order] = np.cumsum(size[order]) - size[order]
+    records = np.empty(int(size.sum()), fact.HEAD)
+    whole = records.view(_WHOLE)  # whole records: numpy copies a structured array field by field
+    whole[at[: len(heads)]] = heads.view(_WHOLE)
+    whole[at[len(heads) :]] = controls.ticks[by].view(_WHOLE)
+    whole[at[fact_of_name] + 1 + names["ordinal"]] = names.view(_WHOLE)
+    patients = len(bucket.patients)
+    records_of = np.bincount(owner, weights=size, minlength=patients).astype(np.int64)
+    return records, np.concatenate([[0], np.cumsum(records_of)])
+
+
+def _names(bucket: Bucket, rows: Int) -> tuple[Int, npt.NDArray[np.void]]:
+    """The NAME records of facts: (fact of each record, records)."""
+    begin, end = bucket.source_at[rows], bucket.source_at[rows + 1]
+    n = np.maximum(-(-(end - begin) // fact.NAME_CHUNK), 1)
+    which = np.repeat(np.arange(len(rows)), n)
+    names = np.zeros(len(which), fact.HEAD)
+    names["ordinal"] = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n)
+    begin = begin[which] + names["ordinal"].astype(np.int64) * fact.NAME_CHUNK
+    names["version"] = np.minimum(end[which] - begin, fact.NAME_CHUNK)
+    names["place"], names["concept"] = bucket.seq[rows[which]], codes.NAME
+    byte = begin[:, None] + np.arange(fact.NAME_CHUNK)
+    inside = byte < end[which][:, None]
+    text = names.view(np.uint8).reshape(len(names), fact.HEAD_BYTES)[:, : fact.NAME_CHUNK]
+    text[inside] = bucket.source[byte[inside]]
+    return rows[which], names
+
+
+def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:
+    """The ticks of patients whose booked visits become due: (patient, control), each pair once."""
+    heads = bucket.heads[visits]
+    pairs = []
+    for at, offset_us in asked:
+        length = heads["value"] if at == "end" else np.zeros(len(heads))
+        known: Bool = ~np.isnan(length)
+        due_us = heads["event_us"] + offset_us + np.where(known, length, 0.0).astype(np.int64) - fact.FUTURE_TOLERANCE_US
+        booked = np.flatnonzero(known & (due_us > heads["stamp_us"]))
+        control = np.maximum(np.searchsorted(controls.known_us, due_us[booked]), before[visits[booked]])
+        pairs.append(bucket.owner[visits[booked]] * (len(controls.seq) + 1) + control)
+    woken, by = np.divmod(np.unique(np.concatenate([np.zeros(0, np.int64), *pairs])), len(controls.seq) + 1)
+    return woken[by < len(controls.seq)], by[by < len(controls.seq)]
 
 
 def index_answers(chunk: Chunk, use_case: UseCase, *, eligible_only: bool = False) -> Answers:

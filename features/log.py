@@ -28,11 +28,17 @@ from features import codes, fact
 from features.errors import InputError
 
 FORMAT = 1
-BUCKETS = 16
+BUCKETS, BUCKETS_MAX = 16, 512
+BUCKET_FACTS = 125_000
+"""A reader holds a whole bucket: in larger logs there are more of them, up to `BUCKETS_MAX` open files."""
 PIECE_ROWS = 50_000
+_ROWS_AT_ONCE = 65_536
+"""Of all buckets together, where a log is read in order."""
 _HEAD_FIELDS = ("event_us", "stamp_us", "value", "episode", "ordinal", "version", "concept", "status", "flags", "merge")
 _TIMES = {"event_us": "event_time", "stamp_us": "known_time"}
 _TOLD_FIELDS = tuple(fact.Told.__struct_fields__)
+_READ = ("seq", "patient_id", "id", "source_id", *(_TIMES.get(name, name) for name in _HEAD_FIELDS))
+"""Columns that histories are made of."""
 SCHEMA = pa.schema(
     [
         pa.field("seq", pa.int64(), nullable=False),
@@ -83,6 +89,11 @@ def bucket_of(patient_id: str, buckets: int) -> int:
     return fact.hash64(patient_id) % buckets
 
 
+def buckets_for(facts: int) -> int:
+    """How many buckets a log of so many facts gets."""
+    return min(max(BUCKETS, -(-facts // BUCKET_FACTS)), BUCKETS_MAX)
+
+
 @dataclass
 class LogWriter:
     """Writes a log in pieces; it appears under its name only when it is whole.
@@ -97,8 +108,9 @@ class LogWriter:
     book: codes.Codebook
     source: str
     buckets: int = BUCKETS
+    """May be set anew before the first fact."""
     seq: int = 0
-    _rows: list[list[tuple[int, str, bytes]]] = field(default_factory=list)
+    _rows: dict[int, list[tuple[int, str, bytes]]] = field(default_factory=dict)
     _writers: dict[int, Any] = field(default_factory=dict)
     _controls: list[tuple[int, int, bytes, bytes]] = field(default_factory=list)
     _waiting: int = 0
@@ -111,7 +123,6 @@ class LogWriter:
         self._part = self.path.with_name(self.path.name + ".part")
         shutil.rmtree(self._part, ignore_errors=True)
         (self._part / "facts").mkdir(parents=True)
-        self._rows = [[] for _ in range(self.buckets)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -122,7 +133,7 @@ class LogWriter:
 
     def fact(self, patient_id: str, value: bytes) -> None:
         """Append a fact: a value of `facts` whose head carries its stamp."""
-        self._rows[bucket_of(patient_id, self.buckets)].append((self.seq, patient_id, value))
+        self._rows.setdefault(bucket_of(patient_id, self.buckets), []).append((self.seq, patient_id, value))
         self.known_until_us = max(self.known_until_us, int.from_bytes(value[25:33], "little", signed=True))
         self.seq += 1
         self.facts += 1
@@ -158,14 +169,12 @@ class LogWriter:
         self._part.rename(self.path)
 
     def _flush(self) -> None:
-        for bucket, rows in enumerate(self._rows):
-            if not rows:
-                continue
+        for bucket, rows in self._rows.items():
             if bucket not in self._writers:
                 where = self._part / "facts" / f"bucket-{bucket:03d}.parquet"
                 self._writers[bucket] = pq.ParquetWriter(where, SCHEMA, compression="zstd")
             self._writers[bucket].write_table(_table(rows), row_group_size=PIECE_ROWS)
-            rows.clear()
+        self._rows.clear()
         self._waiting = 0
 
 
@@ -195,6 +204,22 @@ class Controls:
     stamp_us: npt.NDArray[np.int64]
     """Greatest stamp of a control so far."""
     value: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The facts of a bucket in log order. Arrays have shape (n,) unless said otherwise."""
+
+    patients: list[str]
+    """Sorted."""
+    owner: npt.NDArray[np.int64]
+    """Number of each fact's patient in `patients`."""
+    seq: npt.NDArray[np.int64]
+    heads: npt.NDArray[np.void]
+    source: npt.NDArray[np.uint8]
+    """The source ids as UTF-8, one after the other."""
+    source_at: npt.NDArray[np.int64]
+    """Where each begins in `source`, and at last the end, shape (n + 1,)."""
 
 
 class Log:
@@ -238,17 +263,39 @@ class Log:
         table = pq.read_table(file).combine_chunks()
         return table, _heads(table)
 
+    def facts(self, file: Path) -> Bucket:
+        """A bucket as far as histories need it.
+
+        Raises:
+            InputError: more records than a history can count.
+        """
+        table = pq.read_table(file, columns=list(_READ), read_dictionary=["patient_id"], partitioning=None)
+        seq = table["seq"].to_numpy()
+        if seq[-1] > fact.PLACE_MAX:
+            raise InputError(f"{self.path} has more than 2**32 records: make several logs of it")
+        encoded = table["patient_id"].unify_dictionaries().combine_chunks()
+        names = encoded.dictionary.to_pylist()
+        by_name = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+        number = np.empty(len(names), np.int64)
+        number[by_name] = np.arange(len(names))
+        source = table["source_id"].cast(pa.large_binary()).combine_chunks()
+        ends = np.frombuffer(source.buffers()[1], np.int64)[source.offset : source.offset + len(seq) + 1]
+        content = np.frombuffer(source.buffers()[2] or b"", np.uint8)
+        return Bucket([names[n] for n in by_name.tolist()], number[encoded.indices.to_numpy()], seq, _heads(table), content, ends)
+
     def records(self) -> Iterator[Record]:
         """Everything in log order, in pieces: memory does not grow with the log."""
-        yield from heapq.merge(self._control_records(), *map(self._bucket_records, self.bucket_files()), key=lambda r: r.seq)
+        files = self.bucket_files()
+        rows_at_once = max(_ROWS_AT_ONCE // max(len(files), 1), 1)
+        yield from heapq.merge(self._control_records(), *(self._bucket_records(f, rows_at_once) for f in files), key=lambda r: r.seq)
 
     def _control_records(self) -> Iterator[Record]:
         for seq, value in zip(self.controls.seq.tolist(), self.controls.value, strict=True):
             yield Record(seq, None, int(fact.heads([value])["stamp_us"][0]), value)
 
-    def _bucket_records(self, file: Path) -> Iterator[Record]:
+    def _bucket_records(self, file: Path, rows_at_once: int) -> Iterator[Record]:
         reader = pq.ParquetFile(file)
-        for batch in reader.iter_batches(batch_size=4_096):
+        for batch in reader.iter_batches(batch_size=rows_at_once):
             table = pa.Table.from_batches([batch])
             heads = _heads(table)
             heads["place"] = 0
@@ -261,8 +308,9 @@ class Log:
 
 def _heads(table: pa.Table) -> npt.NDArray[np.void]:
     heads = np.zeros(table.num_rows, fact.HEAD)
-    identity = np.frombuffer(b"".join(table["id"].to_pylist()), "<u8").reshape(-1, 2)
-    heads["id_hi"], heads["id_lo"] = identity[:, 0], identity[:, 1]
+    identity = table["id"].combine_chunks()
+    begin = 2 * identity.offset
+    heads["id_hi"], heads["id_lo"] = np.frombuffer(identity.buffers()[1], "<u8")[begin : begin + 2 * len(heads)].reshape(-1, 2).T
     for name in _HEAD_FIELDS:
         column = table[_TIMES.get(name, name)]
         heads[name] = (column.cast(pa.int64()) if name in _TIMES else column).to_numpy()

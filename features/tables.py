@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,9 @@ from features.log import Log
 from features.outcome import STATUS_NAMES, labels
 from features.revision import EXCLUDED, Answers, reasons
 from features.usecase import UseCase
+
+if TYPE_CHECKING:
+    from features.clinic import Clinic
 
 TIME = pa.timestamp("us", tz="UTC")
 Progress = Callable[[int], None]
@@ -74,6 +77,45 @@ def labels_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> 
                 "status": status,
                 "label_known_time": _times(np.where(out_of_cohort, NEVER_US, told.label_known_us)),
                 "mature_time": _times(told.mature_us),
+            }
+
+    return write(out, schema, pieces(), progress)
+
+
+def truth_table(clinic: Clinic, out: Path, progress: Progress) -> int:
+    """Write what is true at each index visit of a simulated clinic (`features.clinic.Truth`). Returns the count.
+
+    `event` null: the patient left, or the calendar ended, before the 60 days were over.
+    """
+    words = ("sex", "race", "ethnicity", "cover")
+    schema = pa.schema(
+        [
+            ("patient_id", pa.string()),
+            ("encounter_id", pa.string()),
+            ("index_time", TIME),
+            ("risk_60d", pa.float64()),
+            ("hazard_per_day", pa.float64()),
+            ("event", pa.bool_()),
+            ("frailty", pa.float64()),
+            ("illness", pa.int8()),
+            ("site", pa.int32()),
+            *((word, pa.string()) for word in words),
+        ]
+    )
+
+    def pieces() -> Iterator[dict[str, Any]]:
+        for t in clinic.truths():
+            yield {
+                "patient_id": t.patient_id,
+                "encounter_id": t.encounter_id,
+                "index_time": pa.array(t.index_us).cast(TIME),
+                "risk_60d": t.risk,
+                "hazard_per_day": t.hazard,
+                "event": pa.array(t.event, mask=~t.followed),
+                "frailty": t.people.frailty,
+                "illness": t.state.astype(np.int8),
+                "site": t.people.site.astype(np.int32),
+                **{word: t.people.words(word) for word in words},
             }
 
     return write(out, schema, pieces(), progress)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from features import fact
+from features import fact, toml
 from features.catalog import Aggregate, Episode, Feature, declare
 from features.clock import DAY_US, HOUR_US, SECOND_US
 from features.codes import Codebook
@@ -27,6 +25,8 @@ from features.windows import CONCEPTS, Plan
 BUILT_IN_REASONS = ("", "retracted", "cancelled", "not_an_index", "died_in_hospital", "history_too_long")
 """Reasons that every use case has; the cohort's own come behind them."""
 Days = Field(ge=1, le=36_500)
+NAME = r"^[a-z][a-z0-9_]{0,39}$"
+"""Of a use case, which is also that of its file."""
 Visit = Literal["ambulatory", "emergency", "inpatient", "observation", "home", "virtual"]
 
 
@@ -91,7 +91,7 @@ class FeatureGroup(_Part):
 class Definition(_Part):
     """The whole file."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    name: str = Field(pattern=NAME)
     title: str = ""
     capacity: float = Field(default=0.10, gt=0, lt=1)
     """The share of visits that the team can review; the threshold is chosen to flag as many."""
@@ -219,24 +219,26 @@ def load(name: str | Path, book: Codebook) -> UseCase:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise InputError(f"{path}: no such use case file")
-        return parse(path.read_text(encoding="utf-8"), source=str(path), book=book)
-    shipped = files("features").joinpath("usecases", f"{name}.toml")
-    if not shipped.is_file():
-        known = sorted(p.name.removesuffix(".toml") for p in files("features").joinpath("usecases").iterdir() if p.name.endswith(".toml"))
+        return parse(toml.read(path), source=str(path), book=book)
+    return parse(shipped(str(name)), source=f"{name}.toml", book=book)
+
+
+def shipped(name: str) -> str:
+    """The text of a shipped use case.
+
+    Raises:
+        InputError: there is none of that name; says which there are.
+    """
+    folder = files("features").joinpath("usecases")
+    known = sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    if name not in known:
         raise InputError(f"use case '{name}' is not known. Shipped: {', '.join(known)}; or give the path of a .toml file")
-    return parse(shipped.read_text(encoding="utf-8"), source=f"{name}.toml", book=book)
+    return folder.joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def parse(text: str, *, source: str, book: Codebook) -> UseCase:
     """A use case from TOML text. `source` names it in errors."""
-    try:
-        raw = tomllib.loads(text)
-        definition = Definition.model_validate(raw)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{source}: not TOML: {error}") from None
-    except ValidationError as error:
-        raise InputError(_sentence(source, text, raw, error)) from None
-    return bind(definition, source=source, book=book)
+    return bind(toml.parse(text, Definition, source=source), source=source, book=book)
 
 
 def bind(definition: Definition, *, source: str, book: Codebook) -> UseCase:
@@ -283,34 +285,3 @@ def _columns(group: FeatureGroup, book: Codebook, source: str) -> list[Feature]:
         ]
     except InputError as error:
         raise InputError(f"{source}: features.{group.name}: {error}") from None
-
-
-def _sentence(source: str, text: str, raw: dict[str, Any], error: ValidationError) -> str:
-    """The first fault as file:line, key, what came, what is allowed."""
-    fault = error.errors(include_url=False)[0]
-    place = ".".join(str(step) for step in fault["loc"]) or "the file"
-    came: Any = raw
-    for step in fault["loc"]:
-        if isinstance(came, list):
-            came = came[int(step)]
-        else:
-            came = came.get(step) if isinstance(came, dict) else None
-    shown = f", got {came!r}" if isinstance(came, (str, int, float, bool)) else ""
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{source}:{_line(text, fault['loc'])} {place}: {fault['msg']}{shown}{more}"
-
-
-def _line(text: str, loc: tuple[int | str, ...]) -> int:
-    """The line of a key: tomllib keeps no positions, so follow the table headers."""
-    lines = text.splitlines()
-    at = 0
-    for n, step in enumerate(loc):
-        if not isinstance(step, str):
-            continue
-        following = loc[n + 1] if n + 1 < len(loc) else 0
-        count = following + 1 if isinstance(following, int) else 1
-        header = re.compile(rf"\s*\[+\s*(?:[\w.]+\.)?{re.escape(step)}\s*\]+|\s*{re.escape(step)}\s*=")
-        hits = [i for i in range(at, len(lines)) if header.match(lines[i])]
-        if hits:
-            at = hits[min(count, len(hits)) - 1]
-    return at + 1

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.catalog import COUNTS, Feature
+from features.catalog import COUNTS, OF_VALUES, Feature
 from features.clock import DAY_US, NEVER_US
 from features.codes import Codebook
 from features.history import NEVER, Array, Bool, Histories, Int
@@ -247,6 +247,8 @@ def _aggregate(
                 case "percent_change":
                     first = make("first")
                     made[name] = 100.0 * (make("last") - first) / np.where(first == 0.0, np.nan, first)
+                case "slope":
+                    made[name] = _slope(cell, pairs.age_us, value, make("count"), make("mean"))
                 case "days_since_last":
                     made[name] = scatter(pairs.age_us / DAY_US)
                 case "days_since_first":
@@ -255,10 +257,9 @@ def _aggregate(
                     made[name] = scatter(h.ordinal[pairs.fact].astype(np.float64))
         return made[name]
 
-    scaled = ("sum", "mean", "min", "max", "last", "first", "change")
     for group, column, f in wanted:
         result = make(f.aggregate)[group::groups]
-        matrix[:, column] = result / f.factor if f.factor != 1.0 and f.aggregate in scaled else result
+        matrix[:, column] = result / f.factor if f.factor != 1.0 and f.aggregate in OF_VALUES else result
 
 
 def _distinct(cell: Int, episode: npt.NDArray[np.uint64], size: int) -> Array:
@@ -268,3 +269,21 @@ def _distinct(cell: Int, episode: npt.NDArray[np.uint64], size: int) -> Array:
     new = np.ones(len(c), bool)
     new[1:] = (c[1:] != c[:-1]) | (e[1:] != e[:-1])
     return np.bincount(c[new], minlength=size)
+
+
+def _slope(cell: Int, age_us: Int, value: Float, count: Int, mean: Float) -> Float:
+    """The least squares line of each cell, in units a day: sum(dx * dy) / sum(dx * dx), both from their means.
+
+    Time is counted from the first fact of the cell, so that nothing is lost before the means are taken away. NaN under two distinct
+    times, where a value is missing, and where the numbers are too large.
+    """
+    size = len(count)
+    oldest = np.zeros(size, np.int64)
+    oldest[cell[::-1]] = age_us[::-1]  # of repeated indices numpy keeps the last: here the first in time
+    x = (oldest[cell] - age_us) / DAY_US
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        dx = x - (np.bincount(cell, weights=x, minlength=size) / np.maximum(count, 1))[cell]
+        dy = value - mean[cell]
+        spread = np.bincount(cell, weights=dx * dx, minlength=size)
+        slope = np.bincount(cell, weights=dx * dy, minlength=size) / spread
+    return np.where(np.isfinite(slope), slope, np.nan)  # at one time all x are exactly 0, and 0 / 0 is NaN

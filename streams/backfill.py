@@ -30,7 +30,7 @@ def backfill(log: Log, models: Sequence[Model]) -> Iterator[list[tuple[Score, by
         issued = desk.issue(
             chunk.histories,
             chunk.patients,
-            [activations_of(chunk.packer.state.activations, models)],
+            [activations_of(chunk.activations, models)],
             owner=np.zeros(patients, np.int64),
             since=np.zeros(patients, np.int64),
             until=np.full(patients, NEVER),

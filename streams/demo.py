@@ -272,7 +272,7 @@ def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Pat
         forget: Environment variables that are not passed on.
     """
     unset = [word for name in forget for word in ("-u", name)]
-    environment = ["env", *unset, f"TMPDIR={scratch}", f"PREMONITOR_SESSION_TIMEOUT_S={session_s}"]
+    environment = ["env", *unset, f"TMPDIR={scratch}", f"PREMONITOR_SESSION_TIMEOUT_S={session_s}", "PREMONITOR_SITE=none"]
     command = [sys.executable, "-P", "-c", "from streams.cli import run; run()", "worker", "--model", str(model), "--known-time", "given"]
     flags = ["--kafka", settings.kafka_bootstrap, "--redis", settings.redis_url, "--prefix", settings.prefix, "--name", "demo"]
     return Child([*environment, *command, *flags], log)

@@ -1,13 +1,14 @@
-"""Settings with bounds: flags over PREMONITOR_* environment variables over defaults; secrets by environment or file only."""
+"""Settings with bounds: flags over PREMONITOR_* environment variables over the site folder over defaults; no secrets in the site folder."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from features.errors import InputError
 
@@ -106,14 +107,23 @@ def _secret(value: SecretStr | None, file: Path | None) -> str | None:
     return value.get_secret_value() if value is not None else None
 
 
-def load(**flags: Any) -> Settings:
-    """Settings from flags (None: not given), environment and defaults.
+def environment() -> dict[str, Any]:
+    """Setting → what a PREMONITOR_* variable of the environment says, of those that are set; unchecked."""
+    return EnvSettingsSource(Settings)()
 
+
+def load(site: Mapping[str, Any] | None = None, /, **flags: Any) -> Settings:
+    """Settings from flags (None: not given), environment, site folder and defaults, the first that says something.
+
+    Args:
+        site: Setting → value, of the site folder's file.
+        flags: Setting → value.
     Raises:
         InputError: a value out of its bounds; names the setting, never its value.
     """
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        beneath = {name: value for name, value in site.items() if name not in environment()} if site else {}
+        return Settings(**beneath | {name: value for name, value in flags.items() if value is not None})
     except SettingsError as error:
         raise InputError(f"{error}: lists are written as JSON, such as PREMONITOR_STAGES='[\"admit\"]'") from None
     except ValidationError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, tzinfo
 from typing import Any
 
-from features.clock import DAY_US, MINUTE_US, SECOND_US, rfc3339
+from features.clock import DAY_US, MINUTE_US, SECOND_US, from_us, rfc3339
 from streams import activation, dead_letters
 from streams.reader import Reach, reach
 from streams.settings import Settings
@@ -48,14 +49,14 @@ class Status:
             "models": [{"use_case": name, "role": role, "version": version} for (name, role), version in sorted(self.active.items())],
         }
 
-    def text(self, now_us: int) -> str:
-        """For a person; ages are told as of `now_us`."""
+    def text(self, now_us: int, zone: tzinfo = UTC) -> str:
+        """For a person; ages are told as of `now_us`, times in `zone`."""
         width = max(len(s.name) for s in (*self.feeds, *self.inside))
         lines = [f"{'feed':<{width}} {'records':>13} {'lag':>11}  last record"]
-        lines += [_line(s, width, now_us) for s in self.feeds]
+        lines += [_line(s, width, now_us, zone) for s in self.feeds]
         lines += [f"no topic for {', '.join(self.absent)}"] if self.absent else []
         lines += ["", f"{'topic':<{width}} {'records':>13} {'lag':>11}  last record"]
-        lines += [_line(s, width, now_us) for s in self.inside]
+        lines += [_line(s, width, now_us, zone) for s in self.inside]
         total, retried = sum(r.count for r in self.dead_letters), sum(r.retried for r in self.dead_letters)
         lines += ["", f"dead letters {total:,}" + (f", {retried:,} of them retried" if retried else "")]
         lines += [f"  {row.reason:<{width - 2}} {row.count:>13,}  {row.feed}" for row in self.dead_letters]
@@ -68,10 +69,15 @@ def _plain(stand: Stand) -> dict[str, Any]:
     return {"name": stand.name, "records": stand.records, "lag": stand.lag, "last_record": last}
 
 
-def _line(stand: Stand, width: int, now_us: int) -> str:
+def _line(stand: Stand, width: int, now_us: int, zone: tzinfo) -> str:
     lag = "" if stand.lag is None else f"{stand.lag:,}"
-    last = "–" if stand.last_us is None else f"{rfc3339(stand.last_us - stand.last_us % SECOND_US)} ({age(now_us - stand.last_us)})"
+    last = "–" if stand.last_us is None else f"{_local(stand.last_us, zone)} ({age(now_us - stand.last_us)})"
     return f"{stand.name:<{width}} {stand.records:>13,} {lag:>11}  {last}"
+
+
+def _local(time_us: int, zone: tzinfo) -> str:
+    """A time to the second, with its offset from UTC."""
+    return from_us(time_us - time_us % SECOND_US).astimezone(zone).isoformat().replace("+00:00", "Z")
 
 
 def age(span_us: int) -> str:

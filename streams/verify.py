@@ -11,6 +11,7 @@ import numpy as np
 
 from features import fact
 from features.fact import hash64
+from features.importers.build import END_TOLD
 from features.log import Log
 from models.artifact import Model
 from streams.backfill import backfill
@@ -128,7 +129,8 @@ def conservation(log: Log) -> list[Conservation]:
     for feed, about in sorted(log.about["feeds"].items()):
         dead = sum(about["rejected"].values())
         ids = conflicts.get(feed, [])
-        lines.append(Conservation(feed, about["rows"], facts[feed], duplicates[feed], len(ids), dead, ids))
+        events = about["rows"] + about.get("noted", {}).get(END_TOLD, 0)  # a row whose end came later was told twice
+        lines.append(Conservation(feed, events, facts[feed], duplicates[feed], len(ids), dead, ids))
     return lines
 
 

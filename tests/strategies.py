@@ -55,7 +55,8 @@ ENCOUNTERS, RESULTS = ["E0", "E1", "E2", "E3"], ["L0", "L1", "L2", "L3", "L4", "
 EPISODES = [0, *(fact.hash64(name) for name in ("E0", "E1", "stay"))]
 VISITS = [codes.VISIT_CONCEPTS[name] for name in ("ambulatory", "ambulatory", "ambulatory", "emergency", "inpatient")]
 RESULT_CONCEPTS = [
-    BOOK.by_name[n].number for n in ("hemoglobin", "hemoglobin", "hemoglobin", "bilirubin", "weight", "condition.cancer", "ed_registration")
+    BOOK.by_name[n].number
+    for n in ("hemoglobin", "hemoglobin", "hemoglobin", "bilirubin", "weight", "condition.cancer.breast", "ed_registration")
 ]
 
 
@@ -201,7 +202,7 @@ _GROUPS = [
     "bilirubin hemoglobin weight",
     "visit.emergency",
     "weight",
-    "condition.cancer",
+    "condition.cancer.breast",
     "person.birth",
 ]
 _concepts = st.sampled_from([group.split() for group in [*_GROUPS, "ed_registration hemoglobin"]])

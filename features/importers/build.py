@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import msgspec
 
@@ -14,7 +16,7 @@ from features import codes, fact
 from features.clock import DAY_US
 from features.decode import decode
 from features.errors import Rejected
-from features.log import LogWriter
+from features.log import LogWriter, buckets_for
 from features.merge import Carrier, is_redirect
 
 Events = Iterable[tuple[str, dict[str, Any]]]
@@ -24,7 +26,12 @@ NOTES = "import_notes"
 END_TOLD = "end-told-later"
 """Note of an event that is no row of its own: the end of the row before it, as known when it came."""
 Made = tuple[int, bool, int, str, bytes]
-"""(known time in µs, whether it is an encounter, number of the event, patient, value for `facts`): sorted, it is the order of a log."""
+"""(known time in µs, whether it is an encounter, number of the event, patient, value for `facts`): sorted, it is the order of a log.
+No two have the same number."""
+RUN_ROWS = 250_000
+"""Rows that are sorted in memory; more of them wait on disk."""
+_FRAME_ROWS = 1_000
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Made]).decode
 
 
 @dataclass
@@ -63,9 +70,11 @@ def build_log(
     """
     counts: dict[str, FeedCounts] = {}
     with LogWriter(out, book, source) as writer:
-        made = list(checked(events, counts, book=book, progress=progress))
-        made.sort(key=lambda row: row[:3])
-        _write(writer, made, tick_us)
+        leaving: set[str] = set()
+        with TemporaryFile(dir=out.parent) as file:  # without a name: gone when it is closed, and after a kill
+            runs = _runs(checked(events, counts, book=book, progress=progress), file, leaving)
+            writer.buckets = buckets_for(sum(count.facts for count in counts.values()))
+            _write(writer, heapq.merge(*runs), leaving, tick_us)
         writer.close(feeds={feed: count.as_json() for feed, count in sorted(counts.items())})
     return counts
 
@@ -101,11 +110,46 @@ def checked(
         yield known_us, feed == "encounters", n, fact.key_of(decoded), value
 
 
-def _write(writer: LogWriter, made: list[Made], tick_us: int) -> None:
+def _runs(made: Iterable[Made], file: IO[bytes], leaving: set[str]) -> list[Iterator[Made]]:
+    """The facts in sorted runs: one in memory, or if there are more, all in the file; `leaving` gets the patients whom a merge takes over.
+
+    Merged, the runs are in the order of a log.
+    """
+    rows: list[Made] = []
+    runs: list[Iterator[Made]] = []
+    for row in made:
+        if is_redirect(row[4]):
+            leaving.add(row[3])
+        rows.append(row)
+        if len(rows) == RUN_ROWS:
+            runs.append(_on_disk(rows, file))
+            rows = []
+    if runs and rows:
+        runs.append(_on_disk(rows, file))
+        rows = []
+    rows.sort()
+    return runs or [iter(rows)]
+
+
+def _on_disk(rows: list[Made], file: IO[bytes]) -> Iterator[Made]:
+    """Write rows as a sorted run; returns them as they are read again, some at a time."""
+    rows.sort()
+    begin = file.tell()
+    sizes = [file.write(_encode(rows[n : n + _FRAME_ROWS])) for n in range(0, len(rows), _FRAME_ROWS)]
+    return _read(file, begin, sizes)
+
+
+def _read(file: IO[bytes], begin: int, sizes: list[int]) -> Iterator[Made]:
+    for size in sizes:
+        file.seek(begin)
+        yield from _decode(file.read(size))
+        begin += size
+
+
+def _write(writer: LogWriter, made: Iterable[Made], leaving: set[str], tick_us: int) -> None:
     ticks = 0
-    next_tick_us = -(2**62)
-    quiet_from_us = -(2**62)
-    carrier = Carrier(writer.fact, {row[3] for row in made if is_redirect(row[4])})
+    next_tick_us = quiet_from_us = -(2**62)
+    carrier = Carrier(writer.fact, leaving)
     for known_us, _, _, patient_id, value in made:
         while next_tick_us <= known_us:
             if next_tick_us >= quiet_from_us:  # nothing told for two ticks: skip to the next fact
@@ -116,5 +160,5 @@ def _write(writer: LogWriter, made: list[Made], tick_us: int) -> None:
             next_tick_us += tick_us
         carrier.fact(patient_id, value)
         quiet_from_us = known_us + 2 * tick_us
-    if made:
+    if writer.facts:
         writer.control(fact.control(name="tick", number=ticks + 1, stamp_us=next_tick_us, payload={}))

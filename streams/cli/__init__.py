@@ -8,12 +8,12 @@ import sys
 import click
 
 from features.errors import PremonitorError
-from streams.cli import data, demo, live, model, operate, prove
+from streams.cli import catalogue, check, data, demo, live, model, operate, prove, simulate, start
 
 GROUPS = {
-    "START": demo.COMMANDS,
-    "DATA": data.COMMANDS,
-    "MODEL": model.COMMANDS,
+    "START": [*start.COMMANDS, *demo.COMMANDS],
+    "DATA": [*data.COMMANDS, *simulate.COMMANDS, *check.COMMANDS],
+    "MODEL": [*catalogue.COMMANDS, *model.COMMANDS],
     "LIVE": live.COMMANDS,
     "OPERATE": operate.COMMANDS,
     "PROVE": prove.COMMANDS,

@@ -1,79 +1,98 @@
-"""DATA: import, simulate, schema."""
+"""DATA: import, schema."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from collections import Counter
 from pathlib import Path
 
 import click
 
 from features import event
 from features.codes import codebook
-from features.importers.build import Events, FeedCounts, build_log
-from streams.cli.common import EXISTING, OUT, Progress, json_option, result
+from features.importers import ONE_CLOCK
+from features.importers.build import Events, FeedCounts, build_log, checked
+from streams.cli import own_data
+from streams.cli.common import EXISTING, OUT, Progress, json_option, result, say, site_option
 
 tick_option = click.option(
     "--tick-hours", type=click.FloatRange(1 / 60, 24 * 30), default=24.0, show_default=True, help="Between ticks of the log."
 )
 
 
-def _report(out: Path, counts: dict[str, FeedCounts], as_json: bool) -> None:
+def _report(out: Path | None, counts: dict[str, FeedCounts], as_json: bool) -> None:
+    """A line for each feed; `out` None: nothing was written."""
     width = max(map(len, counts), default=0)
     lines = []
     for feed, count in sorted(counts.items()):
-        reasons = " · ".join(f"{reason} {n:,}" for reason, n in count.rejected.most_common())
-        line = f"{feed:<{width}}  {count.rows:>10,} rows → {count.facts:>10,} facts   codes known {count.coded:,}"
-        lines.append(line + (f"   rejected {sum(count.rejected.values()):,}: {reasons}" if reasons else ""))
+        line = f"{feed:<{width}}  {count.rows:>10,} rows → {count.facts:>10,} events"
+        if count.rejected:
+            line += f"   rejected {count.rejected.total():,}: {_listed(count.rejected)}"
+        if count.codes:
+            line += f"   codes known {count.codes_known:,} of {len(count.codes):,} ({count.coded / count.facts:.1%} of events)"
+        lines.append(line)
+        if count.noted:
+            lines.append(f"{'':<{width}}  noted: {_listed(count.noted)}")
     feeds = {feed: count.as_json() for feed, count in counts.items()}
-    result({"log": str(out), "feeds": feeds}, "\n".join([*lines, f"wrote {out}"]), as_json=as_json)
+    done = f"wrote {out}" if out else "checked; nothing was written"
+    result({"log": str(out) if out else None, "feeds": feeds}, "\n".join([*lines, done]), as_json=as_json)
 
 
-def _build(events: Events, out: Path, source: str, as_json: bool, tick_hours: float) -> None:
-    progress = Progress("rows")
-    counts = build_log(events, out, book=codebook(), source=source, tick_us=round(tick_hours * 3_600_000_000), progress=progress)
+def _listed(counts: Counter[str]) -> str:
+    """Words and how often, the most frequent first."""
+    return " · ".join(f"{word.replace('-', ' ')} {n:,}" for word, n in counts.most_common())
+
+
+def build(events: Events, out: Path | None, source: str, as_json: bool, tick_hours: float) -> None:
+    """Make the log `out`, or with None only count."""
+    progress, book = Progress("rows"), codebook()
+    if out is None:
+        counts: dict[str, FeedCounts] = {}
+        for _ in checked(events, counts, book=book, progress=progress):
+            pass
+    else:
+        counts = build_log(events, out, book=book, source=source, tick_us=round(tick_hours * 3_600_000_000), progress=progress)
     progress.done()
     _report(out, counts, as_json)
 
 
 @click.command("import")
-@click.argument("kind", type=click.Choice(["eicu", "mimic"]))
+@click.argument("kind", type=click.Choice(["csv", "eicu", "events", "meds", "mimic", "synthea"]))
 @click.argument("source", type=EXISTING)
-@click.option("--out", type=OUT, required=True, help="Folder of the log to make.")
+@click.option("--out", type=OUT, help="Folder of the log to make.")
+@click.option("--check", is_flag=True, help="Only count; nothing is written.")
+@click.option("--mapping", type=OUT, help="csv: folder of mappings; default: mapping, of the site folder if there is one.")
+@click.option("--suggest", is_flag=True, help="csv: draft the mappings from names and samples, TODO where they do not tell.")
+@site_option
 @tick_option
 @json_option
-def import_(kind: str, source: Path, out: Path, tick_hours: float, as_json: bool) -> None:
+def import_(
+    kind: str, source: Path, out: Path | None, check: bool, mapping: Path | None, suggest: bool, tick_hours: float, as_json: bool
+) -> None:
     """Make a log from a source's tables.
 
     \b
+    premonitor import csv ~/export --suggest
+    premonitor import csv ~/export --check
+    premonitor import csv ~/export --out log
     premonitor import eicu ~/eicu-demo --out log
     """
-    from features.importers import eicu, mimic  # here: pandas takes a second to import, and every other command would pay it
+    if suggest + check + (out is not None) != 1:
+        raise click.UsageError("use just one of --out LOG, --check and --suggest")
+    folder = own_data.mapping_folder(kind, mapping)
+    if suggest:
+        own_data.suggest(kind, source, folder, as_json=as_json)
+        return
+    if kind in ("csv", "events"):
+        build(own_data.events(kind, source, folder), out, f"{kind} {source.name}", as_json, tick_hours)
+        return
+    from features.importers import eicu, meds, mimic, synthea  # here: pandas takes a second to import, every other command would pay it
 
-    events = {"eicu": eicu.events, "mimic": mimic.events}[kind](source)
-    _build(events, out, f"{kind} {source.name}", as_json, tick_hours)
-
-
-@click.command()
-@click.option("--patients", type=click.IntRange(1, 1_000_000), required=True)
-@click.option("--start", type=click.DateTime(["%Y-%m-%d"]), required=True)
-@click.option("--end", type=click.DateTime(["%Y-%m-%d"]), required=True)
-@click.option("--seed", type=click.IntRange(0), required=True, help="The same seed gives the same bytes.")
-@click.option("--out", type=OUT, required=True, help="Folder of the log to make.")
-@tick_option
-@json_option
-def simulate(patients: int, start: datetime, end: datetime, seed: int, out: Path, tick_hours: float, as_json: bool) -> None:
-    """Make a log of invented patients, with late, corrected, retracted, repeated and conflicting facts.
-
-    \b
-    premonitor simulate --patients 500 --start 2025-01-01 --end 2025-12-31 --seed 1 --out log
-    """
-    from features.importers import simulator  # here: only this command needs it
-
-    if end <= start:
-        raise click.UsageError(f"--end {end:%Y-%m-%d} must be after --start {start:%Y-%m-%d}")
-    events = simulator.events(patients=patients, start=start.replace(tzinfo=UTC), end=end.replace(tzinfo=UTC), seed=seed)
-    _build(events, out, f"simulated, seed {seed}", as_json, tick_hours)
+    events = {"eicu": eicu.events, "meds": meds.events, "mimic": mimic.events, "synthea": synthea.events}[kind](source)
+    one_clock = kind in ("meds", "synthea")
+    if one_clock:
+        say(f"{kind} has {ONE_CLOCK}")
+    build(events, out, f"{kind} {source.name}" + (f", {ONE_CLOCK}" if one_clock else ""), as_json, tick_hours)
 
 
 @click.command()
@@ -88,4 +107,4 @@ def schema(feed: str | None) -> None:
     click.echo(json.dumps(every[feed] if feed else every, indent=2, sort_keys=True))
 
 
-COMMANDS: list[click.Command] = [import_, simulate, schema]
+COMMANDS: list[click.Command] = [import_, schema]

@@ -15,8 +15,20 @@ from features.codes import codebook
 from features.errors import CheckFailed, InputError
 from features.log import Log
 from models import score
-from streams import archive, preflight, replay, settings, topics, verify
-from streams.cli.common import EXISTING, OUT, Progress, json_option, kafka_option, load_models, refuse_existing, result, say
+from streams import archive, preflight, replay, topics, verify
+from streams.cli.common import (
+    EXISTING,
+    OUT,
+    Progress,
+    json_option,
+    kafka_option,
+    load_models,
+    load_settings,
+    model_option,
+    refuse_existing,
+    result,
+    say,
+)
 from streams.issued import issued
 
 
@@ -32,7 +44,7 @@ def topics_(kafka_bootstrap: str | None, prefix: str | None, create: bool, parti
     \b
     premonitor topics --create --kafka localhost:9092
     """
-    told = settings.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     names = [topics.Names(told.prefix).prefix + t.name for t in topics.TOPICS]
     if create:
         made = asyncio.run(topics.create(told.kafka(), told.prefix, partitions=partitions, replication=replication))
@@ -44,7 +56,7 @@ def topics_(kafka_bootstrap: str | None, prefix: str | None, create: bool, parti
 
 
 @click.command()
-@click.option("--model", "models", type=EXISTING, required=True, multiple=True, help="The first of a use case is champion.")
+@model_option(required=True, help="The first of a use case is champion.")
 @kafka_option
 @click.option("--redis", "redis_url", default=None, metavar="URL", help="[env: PREMONITOR_REDIS_URL]")
 @click.option("--name", "worker_name", default=None, help="Unique among the workers, the same after a restart.")
@@ -59,11 +71,12 @@ def worker(models: tuple[Path, ...], stages: tuple[str, ...], **flags: Any) -> N
 
     \b
     premonitor worker --model model.json --kafka localhost:9092 --redis redis://localhost:6379/0
+    premonitor worker                                                       # in a site folder
     """
     from streams import app  # here: faust takes a second to import, and only the worker needs it
 
-    told = settings.load(stages=list(stages) or None, **flags)
-    book, loaded = codebook(), load_models(models)
+    told = load_settings(stages=list(stages) or None, **flags)
+    book, loaded = codebook(), load_models(models, live=True)
     ground = asyncio.run(preflight.prepare(told, loaded, book, say))
     app.run(told, loaded, book, ground, SystemClock())
 
@@ -79,7 +92,7 @@ def scores(kafka_bootstrap: str | None, prefix: str | None, out: Path, as_json: 
     premonitor scores --kafka localhost:9092 --out scores.parquet
     """
     refuse_existing(out)
-    told = settings.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     progress = Progress("scores")
     found = asyncio.run(issued(told, progress))
     if not found:
@@ -104,7 +117,7 @@ def archive_(kafka_bootstrap: str | None, prefix: str | None, out: Path, as_json
     \b
     premonitor archive --kafka localhost:9092 --out log
     """
-    told = settings.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     progress = Progress("facts")
     n = asyncio.run(archive.archive(told, out, codebook(), progress))
     progress.done()
@@ -113,7 +126,7 @@ def archive_(kafka_bootstrap: str | None, prefix: str | None, out: Path, as_json
 
 @click.command("replay")
 @click.argument("log", type=EXISTING)
-@click.option("--model", "models", type=EXISTING, multiple=True, envvar="PREMONITOR_MODEL", help="Needed unless --kafka's workers have it.")
+@model_option(required=False, help="Needed unless --kafka's workers have it.")
 @kafka_option
 @click.option("--speed", default="max", show_default=True, help="max, real, or xN such as x60.")
 @click.option("--partitions", type=click.IntRange(1, 4_096), default=4, show_default=True, help="In one process.")
@@ -133,7 +146,8 @@ def replay_(
 ) -> None:
     """Re-drive LOG through the live steps, in the order in which its facts became known.
 
-    Without --kafka in one process. With it into the topic facts of a prefix of its own, where a worker with --stage score makes scores.
+    Without --kafka in one process, in a site folder too. With it into the topic facts of a prefix of its own, where a worker with
+    --stage score makes scores.
 
     \b
     premonitor replay log --model model.json --compare scores.parquet
@@ -145,7 +159,7 @@ def replay_(
             raise click.UsageError(
                 "with --kafka the workers make the scores: get them with premonitor scores, prove them with premonitor verify"
             )
-        told = settings.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+        told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
         n = asyncio.run(replay.replay_into_facts(opened, loaded, told, speed=factor, progress=progress))
         progress.done()
         result({"records": n, "prefix": told.prefix}, f"wrote {n:,} records to {topics.Names(told.prefix).facts}", as_json=as_json)

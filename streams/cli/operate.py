@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 from pydantic import SecretStr
 
 from features.clock import SystemClock
@@ -18,17 +19,31 @@ from streams import dead_letters, state_check
 from streams import doctor as doctor_checks
 from streams import settings as config
 from streams import status as status_of
-from streams.cli.common import EXISTING, Progress, json_option, kafka_option, load_models, result, say
+from streams.cli.common import (
+    Progress,
+    here,
+    json_option,
+    kafka_option,
+    load_models,
+    load_settings,
+    model_option,
+    result,
+    say,
+    use_case_option,
+)
+from streams.site import Site
 
 redis_option = click.option("--redis", "redis_url", default=None, metavar="URL", help="[env: PREMONITOR_REDIS_URL]")
-model_option = click.option("--model", "models", type=EXISTING, multiple=True, envvar="PREMONITOR_MODEL", help="May be given again.")
+models_option = model_option(required=False, help="May be given again.")
 SHOWN_MAX = 50
+SECRETS = {name for name, field in config.Settings.model_fields.items() if SecretStr in get_args(field.annotation)}
+"""Settings that are never shown."""
 
 
 @click.command()
 @kafka_option
 @redis_option
-@model_option
+@models_option
 @json_option
 def doctor(kafka_bootstrap: str | None, prefix: str | None, redis_url: str | None, models: tuple[Path, ...], as_json: bool) -> None:
     """Check what a worker stands on; each fault comes with its remedy. Nothing is changed.
@@ -38,7 +53,7 @@ def doctor(kafka_bootstrap: str | None, prefix: str | None, redis_url: str | Non
     \b
     premonitor doctor --kafka localhost:9092 --redis redis://localhost:6379/0 --model model.json
     """
-    told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix, redis_url=redis_url)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix, redis_url=redis_url)
     lines = asyncio.run(doctor_checks.examine(told, models, codebook()))
     result({"checks": [line.document() for line in lines]}, "\n".join(line.text() for line in lines), as_json=as_json)
     wrong = [line for line in lines if line.good is False]
@@ -56,9 +71,14 @@ def status(kafka_bootstrap: str | None, prefix: str | None, as_json: bool) -> No
     \b
     premonitor status --kafka localhost:9092
     """
-    told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     found = asyncio.run(status_of.status(told))
-    result(found.document(), found.text(SystemClock().now_us()), as_json=as_json)
+    site, now_us = here(), SystemClock().now_us()
+    if site is None:
+        result(found.document(), found.text(now_us), as_json=as_json)
+        return
+    name = site.definition.site
+    result({"site": name, **found.document()}, f"site {name}\n\n{found.text(now_us, site.zone)}", as_json=as_json)
 
 
 @click.group("dead-letters")
@@ -78,7 +98,7 @@ def list_(reason: str | None, kafka_bootstrap: str | None, prefix: str | None, a
     \b
     premonitor dead-letters list --kafka localhost:9092
     """
-    told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     letters = asyncio.run(dead_letters.read(told))
     rows = letters.table(reason)
     each = letters.of(reason) if reason else []
@@ -115,7 +135,7 @@ def explain(name: str, show_payload: bool, kafka_bootstrap: str | None, prefix: 
     \b
     premonitor dead-letters explain 'labs[0]@12' --kafka localhost:9092
     """
-    told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     found = asyncio.run(dead_letters.read(told, lambda letter: name in (letter.id, letter.where))).named(name)
     document, text = _letter_document(found), dead_letters.explain(found, told, codebook())
     if show_payload:
@@ -139,7 +159,7 @@ def retry(names: tuple[str, ...], reason: str | None, kafka_bootstrap: str | Non
     """
     if bool(names) == (reason is not None):
         raise click.UsageError("say which: ids or positions, or else --reason REASON; premonitor dead-letters list shows the reasons")
-    told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix)
     progress = Progress("retried")
     done = asyncio.run(dead_letters.retry(told, names, reason, codebook(), progress))
     progress.done()
@@ -150,7 +170,7 @@ def retry(names: tuple[str, ...], reason: str | None, kafka_bootstrap: str | Non
 @click.option("--partition", "partitions", type=click.IntRange(0), multiple=True, help="Of facts; may be given again.")
 @click.option("--all", "all_", is_flag=True, help="Every partition.")
 @click.option("--check", is_flag=True, help="Compare only; exit 1 where a history differs. Needs the worker's --model.")
-@model_option
+@models_option
 @kafka_option
 @redis_option
 @json_option
@@ -176,7 +196,7 @@ def rebuild(
     """
     if (partitions and all_) or not (partitions or all_ or check):
         raise click.UsageError("say which: --partition N (may be given again), or --all")
-    told = config.load(kafka_bootstrap=kafka_bootstrap, prefix=prefix, redis_url=redis_url)
+    told = load_settings(kafka_bootstrap=kafka_bootstrap, prefix=prefix, redis_url=redis_url)
     if check:
         _check(told, models, partitions, as_json)
         return
@@ -211,34 +231,63 @@ def settings_() -> None:
 @settings_.command()
 @kafka_option
 @redis_option
+@models_option
+@use_case_option(required=False)
 @json_option
-def show(as_json: bool, **flags: str | None) -> None:
-    """Show each setting, its value and where it came from. Secrets are masked.
+def show(models: tuple[Path, ...], use_case_name: str | None, as_json: bool, **flags: str | None) -> None:
+    """Show each setting, its value and where it came from: flag, environment, site folder or default. Of secrets only whether they are set.
 
     \b
     premonitor settings show --kafka localhost:9092
     """
-    rows = describe(config.load(**flags), {name for name, value in flags.items() if value is not None})
+    site, ctx = here(), click.get_current_context()
+    rows = describe(load_settings(**flags), {name for name, value in flags.items() if value is not None}, site)
+    if site is not None:
+        rows["site"] = (site.definition.site, site.where("site"))
+        rows["site_folder"] = (str(site.folder), _origin(ctx, "site", "PREMONITOR_SITE") or "found upwards")
+        rows["timezone"] = (site.definition.timezone, _in_file(site, "timezone"))
+    from_site = _in_file(site, "models") if site else "default"
+    rows["models"] = ([str(path) for path in models], _origin(ctx, "models", "PREMONITOR_MODEL") or from_site)
+    from_site = _in_file(site, "use_case") if site else "default"
+    rows["use_case"] = (use_case_name, _origin(ctx, "use_case_name", "PREMONITOR_USE_CASE") or from_site)
     lines = [f"{name:<28} {_shown(value):<44} {source}" for name, (value, source) in rows.items()]
     result({"settings": {name: {"value": v, "from": s} for name, (v, s) in rows.items()}}, "\n".join(lines), as_json=as_json)
 
 
+def _origin(ctx: click.Context, option: str, variable: str) -> str:
+    """Where an option came from, if it was given."""
+    named = {ParameterSource.COMMANDLINE: "flag", ParameterSource.ENVIRONMENT: f"env {variable}"}
+    return named.get(ctx.get_parameter_source(option) or ParameterSource.DEFAULT, "")
+
+
+def _in_file(site: Site, key: str) -> str:
+    return site.where(key) if key in site.definition.model_fields_set else "default"
+
+
 def _shown(value: Any) -> str:
-    return "–" if value is None else "''" if value == "" else " ".join(value) if isinstance(value, list) else str(value)
+    return "–" if value in (None, []) else "''" if value == "" else " ".join(value) if isinstance(value, list) else str(value)
 
 
-def describe(told: config.Settings, flags: set[str]) -> dict[str, tuple[Any, str]]:
-    """Setting → (value to be shown, flag, the environment variable or default)."""
+def describe(told: config.Settings, flags: set[str], site: Site | None = None) -> dict[str, tuple[Any, str]]:
+    """Setting → (value to be shown, where it came from: flag, the environment variable, file:line or default)."""
     rows = {}
+    environment, in_file = config.environment(), site.settings if site else {}
     for name in type(told).model_fields:
         value: Any = getattr(told, name)
-        if isinstance(value, SecretStr):
-            value = "***"
+        if name in SECRETS:
+            value = "not set" if value is None else "set"
         elif name == "redis_url":
             value = without_secrets(value)
         elif isinstance(value, Path):
             value = str(value)
-        source = "flag" if name in flags else f"env PREMONITOR_{name.upper()}" if name in told.model_fields_set else "default"
+        if name in flags:
+            source = "flag"
+        elif name in environment:
+            source = f"env PREMONITOR_{name.upper()}"
+        elif site and name in in_file:
+            source = site.where(*(("prefix",) if name == "prefix" else name.split("_", 1)))
+        else:
+            source = "default"
         rows[name] = (value, source)
     return rows
 

@@ -1,7 +1,8 @@
-"""PROVE: verify."""
+"""PROVE: verify, merges."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,7 +11,8 @@ from features import tables
 from features.codes import codebook
 from features.errors import CheckFailed
 from features.log import Log
-from streams.cli.common import EXISTING, Progress, json_option, load_models, result
+from streams.cli.common import EXISTING, Progress, json_option, load_models, model_option, result, site_option
+from streams.merges import merges as merges_of
 from streams.verify import conservation, told_of_two_patients
 from streams.verify import verify as verify_log
 
@@ -18,7 +20,8 @@ from streams.verify import verify as verify_log
 @click.command()
 @click.argument("log", type=EXISTING)
 @click.option("--scores", type=EXISTING, required=True, help="Scores as issued: from `premonitor scores` or `backfill`.")
-@click.option("--model", "models", type=EXISTING, required=True, multiple=True)
+@model_option(required=True, help="May be given again.")
+@site_option
 @json_option
 def verify(log: Path, scores: Path, models: tuple[Path, ...], as_json: bool) -> None:
     """Prove the issued scores: recompute each from the log and compare bytes.
@@ -42,4 +45,18 @@ def verify(log: Path, scores: Path, models: tuple[Path, ...], as_json: bool) -> 
         raise CheckFailed("the issued scores are not those that the log gives; see the lines above")
 
 
-COMMANDS: list[click.Command] = [verify]
+@click.command()
+@click.argument("log", type=EXISTING)
+@json_option
+def merges(log: Path, as_json: bool) -> None:
+    """List who was merged into whom, and what a person must look at where a merge was undone.
+
+    \b
+    premonitor merges log
+    """
+    found = merges_of(Log(log, codebook()))
+    text = "\n".join(one.sentence() for one in found) or "no merges"
+    result({"merges": [{k: v for k, v in asdict(one).items() if k != "number"} for one in found]}, text, as_json=as_json)
+
+
+COMMANDS: list[click.Command] = [verify, merges]

@@ -235,7 +235,8 @@ def test_s3_a_log_is_sorted_by_known_time_and_encounters_come_last(tmp_path: Pat
     events = [lab(id="late", **at[1]), ("encounters", visit[1] | at[0]), lab(id="b", **at[0]), lab(id="a", **at[0]), lab(known_time="now")]
     log = made(tmp_path, *events, ("rejected", {"feed": "labs", "reason": "no-patient"}))
     assert [fact.source_id(r.value).decode() for r in log.records() if r.patient_id] == ["b", "a", "E", "late"]
-    assert log.about["feeds"]["labs"] == {"rows": 5, "facts": 3, "coded": 3, "rejected": {"bad-time": 1, "no-patient": 1}}
+    about = {"rows": 5, "facts": 3, "coded": 3, "codes": 1, "codes_known": 1, "noted": {}}
+    assert log.about["feeds"]["labs"] == about | {"rejected": {"bad-time": 1, "no-patient": 1}}
 
 
 @pytest.mark.parametrize(("gap_us", "ticks"), [(0, 1), (DAY_US, 2), (2 * DAY_US, 3), (40 * DAY_US, 3)])

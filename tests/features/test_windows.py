@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from itertools import permutations
+from fractions import Fraction
+from itertools import combinations, permutations
 from random import Random
 from typing import Any
 
@@ -69,7 +70,7 @@ def ask(told: list[Telling], *columns: Feature, index_us: int = T_US, place: int
     return row
 
 
-COMMON = [feature(aggregate, days=days) for aggregate in ("count", "last", "sum") for days in (5, 30, 90)]
+COMMON = [feature(aggregate, days=days) for aggregate in ("count", "last", "sum", "slope") for days in (5, 30, 90)]
 COMMON += [feature("count", concepts="visit.*", days=90, episode=episode) for episode in ("other", "own")]
 
 
@@ -164,6 +165,72 @@ def test_a_result_without_a_number_is_no_result() -> None:
 def test_limits_of_normal_are_normal(concept: str, value: float, abnormal: int) -> None:
     """Both limits are inclusive."""
     assert ask([lab("L", T_US - 1, value, concept=concept)], feature("any_abnormal", concepts=concept)) == [abnormal]
+
+
+BY_HAND = {
+    "count": 3, "any": 1, "any_abnormal": 1, "distinct_episodes": 2, "sum": 34.5, "mean": 11.5, "min": 10.0, "max": 13.0, "last": 11.5,
+    "first": 10.0, "change": 1.5, "percent_change": 15.0, "slope": 0.075, "days_since_last": 10.0, "days_since_first": 30.0,
+    "last_ordinal": 3.0,
+}  # fmt: skip
+"""Of 10.0, 13.0 and 11.5 g/dL, 30, 20 and 10 days before: dx = -10, 0, 10 and dy = -1.5, 1.5, 0 make a slope of 15 / 200."""
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_each_aggregate_by_hand(aggregate: str) -> None:
+    """Three results, the oldest on the closed edge of the window; one a microsecond before it and one on the open edge change nothing."""
+    told = [
+        lab("before", T_US - 30 * DAY_US - 1, 99.0, episode=7, ordinal=8),
+        lab("A", T_US - 30 * DAY_US, 10.0, episode=1),
+        lab("B", T_US - 20 * DAY_US, 13.0, episode=1),
+        lab("C", T_US - 10 * DAY_US, 11.5, episode=2, ordinal=3),
+        lab("at", T_US, 1.0, episode=9, ordinal=9),
+    ]
+    assert ask(told, feature(aggregate, days=30)) == [BY_HAND[aggregate]]
+    assert ask(told[1:], feature(aggregate)) == [BY_HAND[aggregate]], "over the whole past, which ends at the index"
+    wider = ask(told, feature(aggregate))[0]
+    assert (wider == BY_HAND[aggregate]) == (aggregate in ("any", "any_abnormal", "last", "days_since_last", "last_ordinal", "min"))
+
+
+def test_a_slope_needs_two_times() -> None:
+    """None, one, or several results at one instant have no slope; of two instants, each result counts, ties in their order too."""
+    one, tied = lab("A", T_US - 4 * DAY_US, 10.0), lab("B", T_US - 4 * DAY_US, 14.0, ordinal=1)
+    assert all(np.isnan(ask(told, feature("slope"))[0]) for told in ([], [one], [one, tied]))
+    assert ask([one, lab("C", T_US - 4 * DAY_US + 1, 10.0)], feature("slope")) == [0.0], "a microsecond is another time"
+    assert ask([one, tied, lab("C", T_US - 2 * DAY_US, 13.0)], feature("slope")) == [pytest.approx(0.5, rel=1e-12)]
+
+
+def test_a_slope_is_in_the_unit_that_was_asked_for() -> None:
+    """Kilograms a day become grams a day."""
+    told = [lab("A", T_US - 3 * DAY_US, 70.0, concept="weight"), lab("B", T_US - DAY_US, 69.0, concept="weight")]
+    grams = declare(BOOK, stem="x", concepts=["weight"], aggregate="slope", days=30, unit="g")
+    assert ask(told, feature("slope", concepts="weight"), grams) == [-0.5, -500.0]
+    assert (grams.unit, feature("slope", concepts="weight").unit) == ("g per day", "kg per day")
+
+
+@pytest.mark.parametrize("level", [0.0, 1e9, -1e12])
+def test_a_slope_is_stable(level: float) -> None:
+    """Neither a high level of the values nor results a century old take digits from it that the values had."""
+    told = [lab(f"L{n}", T_US - 36_500 * DAY_US + n * DAY_US, level + 0.5 * n) for n in range(20)]
+    assert ask(told, feature("slope")) == [pytest.approx(0.5, rel=1e-9 if level else 1e-13)]
+
+
+def test_a_slope_of_what_is_not_a_number_or_too_large_is_null() -> None:
+    """Facts without a value have none, and so have values whose products no number holds."""
+    nothing = [lab(f"R{n}", T_US - n, float("nan"), concept="ed_registration") for n in (1, 2)]
+    assert np.isnan(ask(nothing, feature("slope", concepts="ed_registration"))[0])
+    assert np.isnan(ask([lab("A", T_US - 9 * DAY_US, -1e308), lab("B", T_US - 1, 1e308)], feature("slope"))[0])
+
+
+@CHECKED
+@given(st.lists(st.tuples(st.integers(1, 90 * 24), st.integers(-400, 400)), min_size=2, max_size=12, unique_by=lambda point: point[0]))
+def test_a_slope_is_that_of_exact_fractions(points: list[tuple[int, int]]) -> None:
+    """To 1e-9 of the steepest line between two of the points."""
+    told = [lab(f"L{n}", T_US - hours * DAY_US // 24, tenths / 10) for n, (hours, tenths) in enumerate(points)]
+    x, y = zip(*((Fraction(-hours, 24), Fraction(tenths, 10)) for hours, tenths in points), strict=True)
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    exact = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    steepest = max(abs((b - d) / (a - c)) for (a, b), (c, d) in combinations(list(zip(x, y, strict=True)), 2))
+    assert abs(ask(told, feature("slope"))[0] - exact) <= 1e-9 * max(steepest, Fraction(1, 10**6))
 
 
 def test_an_empty_window_is_null_and_counts_zero() -> None:

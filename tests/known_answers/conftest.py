@@ -19,7 +19,7 @@ from streams.cli import main
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("PREMONITOR_DATA") or HERE.parent / "data")
-SOURCES = {"mimic": "mimic_iv_demo", "eicu": "eicu_demo_labs"}
+SOURCES = {"mimic": "mimic_iv_demo", "eicu": "eicu_demo_labs", "synthea": "synthea"}
 
 Row = dict[str, Any]
 Table = Callable[[str, str], dict[str, Row]]

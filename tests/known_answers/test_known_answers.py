@@ -1,11 +1,11 @@
-"""What the commands say of real patients is what plain pandas said of them: joined by encounter, compared row by row.
+"""What the commands say of real and of invented patients is what plain pandas said of them: joined by encounter, compared row by row.
 
 import, features and labels make the tables (conftest.py); nothing here computes a window, a status or a look into the future.
 Whole numbers, booleans, words and nulls must be equal; times and values to 1e-6, rounded as in the expected file.
-PREMONITOR_DATA names a folder with mimic_iv_demo, eicu_demo_labs and expected; without it the sample in tests/data is read.
+PREMONITOR_DATA names a folder with mimic_iv_demo, eicu_demo_labs, synthea and expected; without it the sample in tests/data is read.
 
 Columns of E1 that are not asked: `ed60_label_admitted_ed_only`, as an outcome cannot ask whether an emergency visit led to an
-admission; `admission_type`, of which only the priority is told.
+admission; `admission_type`, of which only the priority is told. Of E2 all are asked; `class` as far as ours tell Synthea's ten apart.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+
+from features.importers.synthea import CLASSES
 
 Row = dict[str, Any]
 Table = Callable[[str, str], dict[str, Row]]
@@ -56,6 +58,12 @@ def e7(expected: Callable[[str], Any]) -> Known:
     rows = [{name: int(x) if name != "hadm_id" else x for name, x in row.items()} for row in rows]
     summary = expected("e7_charlson_summary.json")
     return Known({row["hadm_id"]: row for row in rows}, summary.get("flags", {}), summary)
+
+
+@pytest.fixture(scope="module")
+def e2(expected: Callable[[str], Any]) -> Known:
+    rows, summary = expected("e2_synthea_rows.jsonl.gz"), expected("e2_synthea_summary.json")
+    return Known({row["encounter"]: row for row in rows}, summary["sums"], summary)
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +317,78 @@ def test_both_charlson_scores(table: Table, e7: Known) -> None:
         "score_weights_quan2011": lambda row: score(row, 2) - 2 * int(row["hiv_any"]),
     }
     agree(e7, table("features", "mimic_stay"), columns)
+
+
+# Synthea (E2): one row an encounter
+
+
+def seconds(column: str) -> Source:
+    return lambda row: None if row[column] is None else round(row[column] * 86_400)
+
+
+def test_every_encounter_of_synthea_asks_once_at_its_start(table: Table, e2: Known) -> None:
+    """All classes, also after a death, in both tables; the greatest start is the end of the data."""
+    keys: dict[str, Source] = {"encounter": "encounter_id", "patient": "patient_id"}
+    for command in ("features", "labels"):
+        ours = table(command, "synthea_encounter")
+        agree(e2, ours, keys | {"t": lambda row: row["index_time"].strftime("%Y-%m-%dT%H:%M:%SZ")})
+        assert len(ours) == e2.summary["rows"]
+        assert len({row["patient_id"] for row in ours.values()}) == e2.summary["patients"]
+        assert text(max(row["index_time"] for row in ours.values())) == e2.summary["cut"]
+
+
+def test_classes_of_synthea(table: Table, e2: Known) -> None:
+    """A second later the encounter itself is in its window: exactly one class holds, the one that stands for Synthea's word."""
+    classes = sorted(set(CLASSES.values()))
+    rows = table("features", "synthea_second_later").items()
+    found = {encounter: [name for name in classes if row[f"{name}_any"]] for encounter, row in rows}
+    assert found == {encounter: [CLASSES[row["class"]]] for encounter, row in e2.rows.items()}
+    want = Counter[str]()
+    for word, count in e2.summary["classes"].items():
+        want[CLASSES[word]] += count
+    assert Counter(name for (name,) in found.values()) == want
+
+
+def test_emergency_visits_of_synthea(table: Table, e2: Known) -> None:
+    """Those that began before the encounter, the encounter itself not among them, and the seconds since the last."""
+    columns = windowed(ed_count="ed_count") | {"ed_seconds_since_last": seconds("ed_days_since_last")}
+    agree(e2, table("features", "synthea_encounter"), columns)
+
+
+@pytest.mark.parametrize("lab", [*LABS, "weight"])
+def test_observations_of_synthea(table: Table, e2: Known, lab: str) -> None:
+    """Counts, the last value and its age; what is stamped exactly at the start is none of them, and comes in one second later."""
+    ours, later = table("features", "synthea_encounter"), table("features", "synthea_second_later")
+
+    def at_t(row: Row) -> float:
+        more: float = later[row["encounter_id"]][f"{lab}_count"] - row[f"{lab}_count"]
+        return more
+
+    columns: dict[str, Source] = {f"{lab}_last": f"{lab}_last", f"{lab}_seconds_since_last": seconds(f"{lab}_days_since_last")}
+    agree(e2, ours, windowed(**{f"{lab}_count": f"{lab}_count"}) | columns | {f"{lab}_at_t_count": at_t})
+    values = [row[f"{lab}_last"] for row in ours.values()]
+    assert round(sum(value or 0.0 for value in values), 1) == e2.summary["last_sums"][lab]
+    assert values.count(None) == e2.summary["last_nulls"][lab]
+    assert sum(at_t(row) > 0 for row in ours.values()) == e2.summary["obs_at_exactly_t_rows"][lab] > 0
+
+
+def test_an_emergency_visit_within_60_days_in_synthea(table: Table, e2: Known) -> None:
+    """Label, status and the seconds to the first visit, which with one clock is when the label was known."""
+    ours = table("labels", "synthea_encounter")
+
+    def first(row: Row) -> int | None:
+        return round((row["label_known_time"] - row["index_time"]).total_seconds()) if row["label"] == 1 else None
+
+    agree(e2, ours, {"ed60_label": "label", "ed60_status": "status", "ed60_seconds_to_first": first})
+    assert Counter(row["status"] for row in ours.values()) == e2.summary["ed60_status"]
+    positive = Counter(e2.rows[encounter]["class"] for encounter, row in ours.items() if row["label"] == 1)
+    assert positive == e2.summary["ed60_by_class_positive"]
+    assert max(filter(None, map(first, ours.values()))) == 60 * 86_400, "a visit exactly at the end of the time at risk counts"
+
+
+def test_the_end_of_follow_up_in_synthea(table: Table, e2: Known) -> None:
+    """Observation ends with the last start of all encounters, or with the last second of the day of death."""
+    rows = [row for row in table("features", "synthea_encounter").values() if row["observed_last"] is not None]
+    ends = {text(after(row, row["observed_last"] - row["observed_days_since_last"])) for row in rows}
+    assert e2.summary["cut"] in ends and len(ends) > 1
+    assert all(end.endswith(" 23:59:59") for end in ends - {e2.summary["cut"]})

@@ -24,7 +24,7 @@ from features.importers import simulator
 from features.importers.build import build_log
 from features.log import Log
 from features.usecase import UseCase
-from models import artifact, score
+from models import artifact, families, score
 from models import train as training
 from models.artifact import FORMAT, Artifact, Column, Model, version_of
 from models.score import Desk, Float, Score, Scorer
@@ -355,7 +355,7 @@ def test_the_threshold_flags_at_most_the_capacity(site: Site) -> None:
 def test_the_written_out_model_is_the_fitted_one(site: Site) -> None:
     """The pipeline of scikit-learn and our scorer give the same probability, to 1e-9, on seen and on unseen patients."""
     fit = ~site.rows.is_tuning
-    pipeline = training._pipeline(0.1).fit(site.rows.matrix[fit], site.rows.label[fit])
+    pipeline = families.logistic_pipeline(0.1).fit(site.rows.matrix[fit], site.rows.label[fit])
     columns, intercept = training._written_out(pipeline, site.rows.matrix[fit], use_case().feature_names)
     scorer = Scorer(Model(sealed(use_case(), columns, intercept=intercept), use_case()))
     ours = [scorer.risk(x) for x in scorer.logits(site.rows.matrix).tolist()]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import isnan, nan
+from math import isfinite, isnan, nan
 
 from features.catalog import Feature
 from features.codes import Codebook
 from tests.oracle.record import Record
 
 DAY_US = 86_400_000_000
-SCALED = ("sum", "mean", "min", "max", "last", "first", "change")
+SCALED = ("sum", "mean", "min", "max", "last", "first", "change", "slope")
 
 
 def seen(feature: Feature, fact: Record, index_us: int, episode: int, book: Codebook) -> bool:
@@ -53,7 +53,24 @@ def aggregate(name: str, found: list[Record], index_us: int, book: Codebook) -> 
         return (min if name == "min" else max)(numbers, default=nan)
     if name == "percent_change":
         return 100.0 * (last.value - first.value) / first.value if first.value else nan
+    if name == "slope":
+        return slope([(f.event_us - first.event_us) / DAY_US for f in found], [f.value for f in found])
     values = {"sum": total, "mean": total / len(found), "last": last.value, "first": first.value, "change": last.value - first.value}
     ages = {"days_since_last": last, "days_since_first": first}
     values |= {n: (index_us - f.event_us) / DAY_US for n, f in ages.items()}
     return float((values | {"last_ordinal": last.ordinal})[name])
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """The least squares line through the points, each sum from the first point to the last; NaN where it is not defined."""
+    if len(set(x)) < 2:
+        return nan
+    mean_x = mean_y = products = squares = 0.0
+    for a, b in zip(x, y, strict=True):
+        mean_x, mean_y = mean_x + a, mean_y + b
+    mean_x, mean_y = mean_x / len(x), mean_y / len(y)
+    for a, b in zip(x, y, strict=True):
+        products += (a - mean_x) * (b - mean_y)
+        squares += (a - mean_x) * (a - mean_x)
+    found = products / squares
+    return found if isfinite(found) else nan

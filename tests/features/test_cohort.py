@@ -1,0 +1,138 @@
+"""A bucket that is packed at once has the bytes of one that is packed record by record."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features import codes, cohort, fact, history, usecase
+from features.clock import DAY_US, HOUR_US, MINUTE_US
+from features.errors import InputError
+from features.log import Log, LogWriter
+from features.usecase import UseCase
+from tests import logs
+from tests.oracle.packing import packed
+
+CHECKED = settings(max_examples=150, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+BOOK = codes.codebook()
+T_US = 1_777_798_800_000_000
+TAIL = fact.Told("lab", "", "", None, None, "", None, None, "", "labs", 1)
+LAB = BOOK.by_name["hemoglobin"].number
+
+
+def use_case(index: str) -> UseCase:
+    text = f"""
+        name = "{index.split()[0] if index else "start"}"
+        [index]
+        classes = ["ambulatory"]
+        {index}
+        [outcome]
+        concepts = ["visit.emergency"]
+        horizon_days = 60
+        [[features]]
+        name = "hemoglobin"
+        concepts = ["hemoglobin"]
+        aggregates = ["count"]
+    """
+    return usecase.parse(text, source="test.toml", book=BOOK)
+
+
+START, LATER, END = use_case(""), use_case("offset_hours = 4.0"), use_case('at = "end"')
+
+_concepts = st.sampled_from(
+    [LAB, codes.OTHER, codes.DEATH, codes.MERGE, codes.MERGED, codes.CARRIED_TICK, codes.CARRIED_MODEL, *codes.VISIT_CONCEPTS.values()]
+)
+_names = st.sampled_from(["", "a", "b" * 47, "c" * 48, "d" * 49, "e" * 96, "f" * 97, "\N{GREEK SMALL LETTER ALPHA}" * 25])
+_patients = st.sampled_from(["p1", "p2", "p", "p\N{GREEK SMALL LETTER ALPHA}", "\N{GRINNING FACE}", "\N{FULLWIDTH LATIN SMALL LETTER P}"])
+_steps_us = st.sampled_from([0, 0, 1, MINUTE_US, 5 * MINUTE_US, HOUR_US, DAY_US, 2 * DAY_US, -DAY_US])
+_ahead_us = st.sampled_from([-DAY_US, 0, 5 * MINUTE_US, 5 * MINUTE_US + 1, DAY_US, 10 * DAY_US])
+
+
+@st.composite
+def values(draw: st.DrawFn, stamp_us: int) -> tuple[str, bytes]:
+    """(patient, value of `facts`): anything that may stand in a log, what merges bring too."""
+    head = bytearray(
+        fact.pack(
+            identity=draw(st.sampled_from([b"1" * 16, b"2" * 16])),
+            event_us=stamp_us + draw(_ahead_us),
+            concept=draw(_concepts),
+            stamp_us=draw(st.sampled_from([stamp_us, stamp_us, stamp_us, fact.NO_STAMP])),
+            value=draw(st.sampled_from([math.nan, 0.0, float(HOUR_US), 2.5 * DAY_US])),
+            version=draw(st.integers(1, 3)),
+            flags=draw(st.sampled_from([0, 0, fact.CARRIED, fact.SETTLED, fact.EXPIRED])),
+            status=draw(st.integers(1, 9)),
+        )
+    )
+    head[62:64] = draw(st.sampled_from([0, 0, 9])).to_bytes(2, "little")
+    return draw(_patients), fact.join(bytes(head), draw(_names).encode(), TAIL)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> list[tuple[str | None, bytes]]:
+    """A log in order, controls among its facts."""
+    told: list[tuple[str | None, bytes]] = []
+    stamp_us = T_US
+    for number in range(draw(st.integers(0, 30))):
+        stamp_us += draw(_steps_us)
+        if draw(st.sampled_from([True, False, False])):
+            name, payload = draw(st.sampled_from([("tick", {}), ("tick", {}), ("activate", {"id": draw(st.integers(1, 2))})]))
+            told.append((None, fact.control(name=name, number=number, stamp_us=stamp_us, payload=payload)))
+        else:
+            told.append(draw(values(stamp_us)))
+    return told
+
+
+def assert_same(log: Log, use_cases: list[UseCase], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Both ways give the same patients in the same order with the same bytes; returns how many."""
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "read", lambda stored: None)  # what is drawn here need not be a possible history
+        chunks = list(cohort.chunks(log, use_cases, patients_at_once=2))
+    assert all(len(chunk.patients) <= 2 for chunk in chunks)
+    found = [pair for chunk in chunks for pair in zip(chunk.patients, chunk.stored, strict=True)]
+    expected = []
+    for file in log.bucket_files():
+        stored, activations = packed(log, file, use_cases)
+        expected += sorted(stored.items(), key=lambda pair: pair[0].encode())
+        assert all(chunk.activations == activations for chunk in chunks)
+    assert found == expected
+    return len(found)
+
+
+@CHECKED
+@given(records(), st.sampled_from([[START], [END], [START, LATER, END], []]), st.sampled_from([1, 3]))
+def test_a_bucket_at_once_is_as_record_by_record(told: list[tuple[str | None, bytes]], use_cases: list[UseCase], buckets: int) -> None:
+    """Bookings, merges, repeated ids, clocks that go back, names of any length: byte for byte."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        with LogWriter(Path(folder, "log"), BOOK, "test", buckets=buckets) as writer:
+            for patient, value in told:
+                if patient is None:
+                    writer.control(value)
+                else:
+                    writer.fact(patient, value)
+            writer.close(feeds={})
+        count = assert_same(Log(Path(folder, "log"), BOOK), use_cases, patch)
+        assert count == len({patient for patient, _ in told if patient is not None})
+
+
+@pytest.mark.parametrize("kind", logs.KINDS)
+def test_the_histories_of_a_source(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of real patients."""
+    assert assert_same(logs.build(kind, tmp_path / "log"), [START, END], monkeypatch) > 10
+
+
+def test_a_place_that_a_history_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """2**32 records are the most; the one before is read."""
+    lab = fact.join(fact.pack(identity=b"1" * 16, event_us=T_US, concept=LAB, stamp_us=T_US), b"a", TAIL)
+    for name, seq in (("fits", fact.PLACE_MAX), ("full", fact.PLACE_MAX + 1)):
+        with LogWriter(tmp_path / name, BOOK, "test", seq=seq) as writer:
+            writer.fact("p", lab)
+            writer.close(feeds={})
+    (chunk,) = cohort.chunks(Log(tmp_path / "fits", BOOK), [START])
+    assert chunk.histories.place.tolist() == [fact.PLACE_MAX]
+    with pytest.raises(InputError, match="more than"):
+        list(cohort.chunks(Log(tmp_path / "full", BOOK), [START]))
