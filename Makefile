@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help venv test faults lint demo bench intervals lock
+.PHONY: help venv test faults lint demo bench bench-features bench-memory intervals clinic lock
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.ready ## make .venv with the project and what tests and lint need
 
@@ -34,8 +34,17 @@ demo: $(VENV)/.ready ## run the whole system on sample and invented patients, wi
 bench: $(VENV)/.bench ## measure speed, latency and growth
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
+bench-features: $(VENV)/.bench ## measure the rows of a large log against Polars and DuckDB
+	$(BIN)/python tests/bench/features.py $(ARGS)
+
+bench-memory: $(VENV)/.bench ## measure whether memory grows with the log (half an hour)
+	$(BIN)/python tests/bench/memory.py $(ARGS)
+
 intervals: $(VENV)/.ready ## measure how often the intervals of an evaluation hold a known truth (minutes)
 	$(BIN)/python tests/bench/coverage.py $(ARGS)
+
+clinic: $(VENV)/.ready ## print what a model of the simulated clinic finds, beside the published figures
+	$(BIN)/python -m tests.bench.clinic $(ARGS)
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --no-emit-index-url --all-extras --upgrade \

@@ -6,9 +6,10 @@ A whole bucket is packed at once, to the bytes that `features.pack` makes record
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +37,23 @@ class Chunk:
     """Of the whole log, each with its `place`."""
 
 
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made in a thread while the one before is used: numpy and Parquet leave a second core to it."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
 def chunks(log: Log, use_cases: Sequence[UseCase], *, patients_at_once: int = PATIENTS_AT_ONCE) -> Iterator[Chunk]:
     """The patients of a log, some at a time, in an order that depends on the log alone."""
-    controls = _controls(log)
-    for file in log.bucket_files():
-        bucket = log.facts(file)
-        records, start = _packed(bucket, controls, index_times(use_cases))
+    controls, asked = _controls(log), index_times(use_cases)
+    buckets = map(log.facts, log.bucket_files())
+    for bucket, (records, start) in ahead((bucket, _packed(bucket, controls, asked)) for bucket in buckets):
         for begin in range(0, len(bucket.patients), patients_at_once):
             some = bucket.patients[begin : begin + patients_at_once]
             edges = start[begin : begin + len(some) + 1].tolist()
@@ -86,7 +98,9 @@ def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]
     woken, by = _woken(bucket, controls, np.flatnonzero(visit), before, asked)
     size = np.concatenate([1 + np.bincount(fact_of_name, minlength=len(heads)), np.ones(len(woken), np.int64)])
     owner = np.concatenate([bucket.owner, woken])
-    order = np.lexsort((np.concatenate([bucket.seq, controls.seq[by]]), owner))
+    by_seq = np.argsort(np.concatenate([bucket.seq, controls.seq[by]]), kind="stable") if len(by) else np.arange(len(owner))
+    small = owner.astype(np.uint16 if len(bucket.patients) < 2**16 else np.int64)  # 16 bits: sorted in one pass
+    order = by_seq[np.argsort(small[by_seq], kind="stable")]
     at = np.empty(len(order), np.int64)
     at[order] = np.cumsum(size[order]) - size[order]
     records = np.empty(int(size.sum()), fact.HEAD)
@@ -118,13 +132,13 @@ def _names(bucket: Bucket, rows: Int) -> tuple[Int, npt.NDArray[np.void]]:
 
 def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:
     """The ticks of patients whose booked visits become due: (patient, control), each pair once."""
-    heads = bucket.heads[visits]
+    event_us, stamp_us, value = (bucket.heads[name][visits] for name in ("event_us", "stamp_us", "value"))
     pairs = []
     for at, offset_us in asked:
-        length = heads["value"] if at == "end" else np.zeros(len(heads))
+        length = value if at == "end" else np.zeros(len(visits))
         known: Bool = ~np.isnan(length)
-        due_us = heads["event_us"] + offset_us + np.where(known, length, 0.0).astype(np.int64) - fact.FUTURE_TOLERANCE_US
-        booked = np.flatnonzero(known & (due_us > heads["stamp_us"]))
+        due_us = event_us + offset_us + np.where(known, length, 0.0).astype(np.int64) - fact.FUTURE_TOLERANCE_US
+        booked = np.flatnonzero(known & (due_us > stamp_us))
         control = np.maximum(np.searchsorted(controls.known_us, due_us[booked]), before[visits[booked]])
         pairs.append(bucket.owner[visits[booked]] * (len(controls.seq) + 1) + control)
     woken, by = np.divmod(np.unique(np.concatenate([np.zeros(0, np.int64), *pairs])), len(controls.seq) + 1)
@@ -134,6 +148,6 @@ def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked:
 def index_answers(chunk: Chunk, use_case: UseCase, *, eligible_only: bool = False) -> Answers:
     """Revision 0 of every index encounter of a chunk: the rows to train and to evaluate on (S8)."""
     patients = len(chunk.patients)
-    every = answers(chunk.histories, use_case, since=np.zeros(patients, np.int64), until=np.full(patients, NEVER))
+    every = answers(chunk.histories, use_case, since=np.zeros(patients, np.int64), until=np.full(patients, NEVER), first_only=True)
     first = (every.revision == 0) & every.told
     return every.where(first & (every.status == SCORED) if eligible_only else first)

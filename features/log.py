@@ -250,9 +250,9 @@ class Log:
         self.buckets: int = self.about["buckets"]
         self.known_until_us: int = self.about["known_until_us"]
         """Greatest stamp of the log: what lies behind it was not observed."""
-        table = pq.read_table(path / "controls.parquet")
-        stamps = table["stamp_us"].to_numpy()
-        self.controls = Controls(table["seq"].to_numpy(), np.maximum.accumulate(stamps), table["value"].to_pylist())
+        table = pq.ParquetFile(path / "controls.parquet").read()
+        seq, stamps = (_numbers(table[name], np.int64) for name in ("seq", "stamp_us"))
+        self.controls = Controls(seq, np.maximum.accumulate(stamps), table["value"].to_pylist())
 
     def bucket_files(self) -> list[Path]:
         """The files that exist: an empty bucket has none."""
@@ -260,7 +260,7 @@ class Log:
 
     def bucket(self, file: Path) -> tuple[pa.Table, npt.NDArray[np.void]]:
         """A bucket's table in log order, and its heads with places (= seq) filled in."""
-        table = pq.read_table(file).combine_chunks()
+        table = pq.ParquetFile(file).read().combine_chunks()
         return table, _heads(table)
 
     def facts(self, file: Path) -> Bucket:
@@ -269,8 +269,8 @@ class Log:
         Raises:
             InputError: more records than a history can count.
         """
-        table = pq.read_table(file, columns=list(_READ), read_dictionary=["patient_id"], partitioning=None)
-        seq = table["seq"].to_numpy()
+        table = pq.ParquetFile(file, read_dictionary=["patient_id"]).read(list(_READ))
+        seq = _numbers(table["seq"], np.int64)
         if seq[-1] > fact.PLACE_MAX:
             raise InputError(f"{self.path} has more than 2**32 records: make several logs of it")
         encoded = table["patient_id"].unify_dictionaries().combine_chunks()
@@ -279,23 +279,26 @@ class Log:
         number = np.empty(len(names), np.int64)
         number[by_name] = np.arange(len(names))
         source = table["source_id"].cast(pa.large_binary()).combine_chunks()
-        ends = np.frombuffer(source.buffers()[1], np.int64)[source.offset : source.offset + len(seq) + 1]
+        edges = np.frombuffer(source.buffers()[1], np.int64)[source.offset : source.offset + len(seq) + 1]
         content = np.frombuffer(source.buffers()[2] or b"", np.uint8)
-        return Bucket([names[n] for n in by_name.tolist()], number[encoded.indices.to_numpy()], seq, _heads(table), content, ends)
+        return Bucket([names[n] for n in by_name.tolist()], number[_numbers(encoded.indices, np.int32)], seq, _heads(table), content, edges)
 
-    def records(self) -> Iterator[Record]:
-        """Everything in log order, in pieces: memory does not grow with the log."""
+    def records(self, since: int = 0) -> Iterator[Record]:
+        """Everything from `seq` = `since` on in log order, in pieces: memory does not grow with the log."""
         files = self.bucket_files()
         rows_at_once = max(_ROWS_AT_ONCE // max(len(files), 1), 1)
-        yield from heapq.merge(self._control_records(), *(self._bucket_records(f, rows_at_once) for f in files), key=lambda r: r.seq)
+        found = heapq.merge(self._control_records(), *(self._bucket_records(f, rows_at_once, since) for f in files), key=lambda r: r.seq)
+        yield from (record for record in found if record.seq >= since)
 
     def _control_records(self) -> Iterator[Record]:
         for seq, value in zip(self.controls.seq.tolist(), self.controls.value, strict=True):
             yield Record(seq, None, int(fact.heads([value])["stamp_us"][0]), value)
 
-    def _bucket_records(self, file: Path, rows_at_once: int) -> Iterator[Record]:
+    def _bucket_records(self, file: Path, rows_at_once: int, since: int) -> Iterator[Record]:
         reader = pq.ParquetFile(file)
         for batch in reader.iter_batches(batch_size=rows_at_once):
+            if batch.column("seq")[-1].as_py() < since:
+                continue
             table = pa.Table.from_batches([batch])
             heads = _heads(table)
             heads["place"] = 0
@@ -312,7 +315,12 @@ def _heads(table: pa.Table) -> npt.NDArray[np.void]:
     begin = 2 * identity.offset
     heads["id_hi"], heads["id_lo"] = np.frombuffer(identity.buffers()[1], "<u8")[begin : begin + 2 * len(heads)].reshape(-1, 2).T
     for name in _HEAD_FIELDS:
-        column = table[_TIMES.get(name, name)]
-        heads[name] = (column.cast(pa.int64()) if name in _TIMES else column).to_numpy()
-    heads["place"] = table["seq"].to_numpy()
+        heads[name] = _numbers(table[_TIMES.get(name, name)], fact.HEAD[name])
+    heads["place"] = _numbers(table["seq"], np.int64)
     return heads
+
+
+def _numbers(column: Any, kind: Any) -> npt.NDArray[Any]:
+    """A column without nulls. Its own `to_numpy`, like `pyarrow.parquet.read_table`, would import pandas, which takes a second."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.frombuffer(array.buffers()[1] or b"", kind)[array.offset : array.offset + len(array)]

@@ -82,7 +82,7 @@ class _Stints:
     """Row of this version, or of the last one that was an index."""
 
 
-def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answers:
+def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int, first_only: bool = False) -> Answers:
     """Everything that is issued at places in `[since, until)`, given the whole histories.
 
     Args:
@@ -90,6 +90,7 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answe
         use_case: Gives index, cohort, columns and `revise_for`.
         since: First place of interest for each patient, shape (patients,).
         until: First place that is no longer of interest, same shape.
+        first_only: Only revision 0 is looked for; where there are merges, others may be among the answers.
     """
     until = np.minimum(until, fact.PLACE_MAX + 1)
     moved = moves(h)
@@ -101,7 +102,8 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int) -> Answe
     prior = _priors(h, use_case, stints, due) if h.packets else _NO_PRIORS
     due_known_us = h.known_us[np.maximum(due, 0)]
     due_known_us[prior.group] = prior.found.due_known_us
-    group, stint, asked = _asked(h, stints, due, due_known_us, use_case, since, until)
+    alone = first_only and not moved and not h.packets
+    group, stint, asked = _asked(h, stints, due, due_known_us, use_case, since, until, at_due_only=alone)
     if any(move.undone >= 0 for _, move in moved) and len(asked):
         group, stint, asked = _after_silence(h, moved, group, stint, asked)
     status, reason = _verdicts(h, use_case, stints.row[stint], due[group])
@@ -254,7 +256,9 @@ def _due(h: Histories, stints: _Stints) -> Int:
     return due
 
 
-def _asked(h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case: UseCase, since: Int, until: Int) -> tuple[Int, Int, Int]:
+def _asked(
+    h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case: UseCase, since: Int, until: Int, *, at_due_only: bool
+) -> tuple[Int, Int, Int]:
     """(group, stint, row) of every place at which an answer may differ from the one before, by (group, place)."""
     if not len(due):
         return stints.group, stints.group, stints.group
@@ -271,6 +275,10 @@ def _asked(h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case:
     if not len(of_stint):
         return of_stint, of_stint, of_stint
     row, group = stints.row[of_stint], stints.group[of_stint]
+    first = np.flatnonzero((row <= d[group]) & (h.place[d[group]] < h.until[row]) & stints.is_index[of_stint])
+    at_due = first[np.unique(group[first], return_index=True)[1]]
+    if at_due_only:
+        return group[at_due], of_stint[at_due], d[group[at_due]]
     begin = np.maximum(row, d[group] + 1)  # the first row after d in which this version rules
     end = np.searchsorted(order, h.seg[row] * _PLACES + np.minimum(h.until[row], until[h.seg[row]]))
     n = np.maximum(end - begin, 0)
@@ -280,8 +288,6 @@ def _asked(h: Histories, stints: _Stints, due: Int, due_known_us: Int, use_case:
     asks_all = (h.concept[record] == codes.MERGED) | ((h.concept[record] == codes.MERGE) & (h.status[record] >= fact.GONE))
     reach |= asks_all & (h.until[record] > 0)  # whatever a merge brings or takes, it asks once
     matters = (h.known_us[record] <= latest_us[group[which]]) & (reach | (record == row[which])) & (h.lead[record] == record)
-    first = np.flatnonzero((row <= d[group]) & (h.place[d[group]] < h.until[row]) & stints.is_index[of_stint])
-    at_due = first[np.unique(group[first], return_index=True)[1]]
     stint = np.concatenate([of_stint[at_due], of_stint[which[matters]]])
     asked = np.concatenate([d[group[at_due]], record[matters]])
     by_place = np.lexsort((asked, stints.group[stint]))

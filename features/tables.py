@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.clock import NEVER_US
-from features.cohort import chunks, index_answers
+from features.cohort import ahead, chunks, index_answers
 from features.errors import InputError
 from features.log import Log
 from features.outcome import STATUS_NAMES, labels
@@ -35,8 +35,10 @@ def features_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -
     def pieces() -> Iterator[dict[str, Any]]:
         for chunk in chunks(log, [use_case]):
             found = index_answers(chunk, use_case, eligible_only=True)
-            columns = {name: found.matrix[:, j] for j, name in enumerate(use_case.feature_names)}
-            nulls = {name: pa.array(column, mask=np.isnan(column)) for name, column in columns.items()}
+            columns = np.ascontiguousarray(found.matrix.T)
+            nulls = {
+                name: _column(column, pa.float64(), np.isnan(column)) for name, column in zip(use_case.feature_names, columns, strict=True)
+            }
             yield {**_keys(chunk.patients, chunk.histories, found), **nulls}
 
     return write(out, schema, pieces(), progress)
@@ -122,14 +124,27 @@ def truth_table(clinic: Clinic, out: Path, progress: Progress) -> int:
 
 
 def _times(us: Any) -> pa.Array:
-    return pa.array(us, mask=us >= NEVER_US).cast(TIME)
+    return _column(us, TIME, us >= NEVER_US)
+
+
+def _column(content: Any, kind: pa.DataType, missing: Any = None) -> pa.Array:
+    """A column from 64-bit numbers. `pa.array` would import pandas first, which takes a second."""
+    known = None if missing is None or not missing.any() else pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(content), [known, pa.py_buffer(np.ascontiguousarray(content))])
+
+
+def _texts(texts: list[str]) -> pa.Array:
+    """A column from texts, likewise."""
+    raw = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(raw), pa.py_buffer(ends), pa.py_buffer(b"".join(raw)))
 
 
 def _keys(patients: list[str], h: Any, found: Answers) -> dict[str, Any]:
     return {
-        "patient_id": [patients[s] for s in found.seg.tolist()],
-        "encounter_id": h.names(found.encounter),
-        "index_time": pa.array(found.index_us).cast(TIME),
+        "patient_id": _texts(patients).take(_column(found.seg, pa.int64())),
+        "encounter_id": _texts(h.names(found.encounter)),
+        "index_time": _column(found.index_us, TIME),
     }
 
 
@@ -139,8 +154,9 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     out.parent.mkdir(parents=True, exist_ok=True)
     n = 0
     try:
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            for piece in pieces:
+        few = [f.name for f in schema if f.type != pa.float64()]  # numbers seldom repeat: a dictionary of them costs more than it saves
+        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=few) as writer:
+            for piece in ahead(iter(pieces)):
                 table = pa.table(piece, schema=schema)
                 writer.write_table(table)
                 n += table.num_rows

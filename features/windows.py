@@ -169,26 +169,31 @@ def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, pla
     begin, end = _edges(h.seg[seen], time, q.seg, since, q.event_us)
     n = end - begin
     ask = np.repeat(np.arange(len(n)), n)
-    pick = np.arange(len(ask)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin, n)
-    rank = seen[pick]
+    pick = np.arange(len(ask)) + np.repeat(begin - (np.cumsum(n) - n), n)  # index into `seen`: near each other, so quick to gather
+    until = h.until[seen]
+    amended = until != NEVER
     if part.leak:
-        known = h.until[rank] == NEVER
+        known = ~amended[pick]
     else:
-        known = (h.place[rank] <= q.place[ask]) & (q.place[ask] < h.until[rank])
+        known = h.place[seen][pick] <= q.place[ask]
+        if amended.any():
+            known &= q.place[ask] < until[pick]
     if part.episode != "any":
-        own = h.episode[rank] == q.episode[ask]
-        known &= own if part.episode == "own" else ~own | (h.episode[rank] == 0)
+        episode = h.episode[seen][pick]
+        own = episode == q.episode[ask]
+        known &= own if part.episode == "own" else ~own | (episode == 0)
     if not known.all():
-        ask, rank = ask[known], rank[known]
-    pairs = _Pairs(ask, q.event_us[ask] - h.event_us[rank], h.concept[rank], rank)
+        ask, pick = ask[known], pick[known]
+    age_us, concept = q.event_us[ask] - time[pick], h.concept[seen]
     for layer in part.layers:
-        for lookback_us, wanted in layer.wanted:
-            some = pairs if lookback_us in (None, part.longest_us) else pairs.where(pairs.age_us <= (lookback_us or 0))
-            group = layer.group_of[some.concept]
-            if (group < 0).any():
-                some = some.where(group >= 0)
-                group = group[group >= 0]
-            _aggregate(matrix, h, some, some.ask * layer.groups + group, layer.groups, wanted, plan)
+        group = layer.group_of[concept][pick]
+        pairs = _Pairs(ask, age_us, group, pick)
+        if (group < 0).any():
+            pairs = pairs.where(group >= 0)
+        for lookback_us, wanted in layer.wanted:  # each a part of the one before
+            if lookback_us not in (None, part.longest_us):
+                pairs = pairs.where(pairs.age_us <= (lookback_us or 0))
+            _aggregate(matrix, h, seen, pairs, layer.groups, wanted, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +202,23 @@ class _Pairs:
 
     ask: Int
     age_us: Int
-    concept: Int
+    group: npt.NDArray[np.int16]
     fact: Int
+    """Index into the facts in order."""
 
     def where(self, mask: Bool) -> _Pairs:
-        return _Pairs(self.ask[mask], self.age_us[mask], self.concept[mask], self.fact[mask])
+        keep = np.flatnonzero(mask)
+        return _Pairs(self.ask[keep], self.age_us[keep], self.group[keep], self.fact[keep])
 
 
 def _aggregate(
-    matrix: Float, h: Histories, pairs: _Pairs, cell: Int, groups: int, wanted: tuple[tuple[int, int, Feature], ...], plan: Plan
+    matrix: Float, h: Histories, seen: Int, pairs: _Pairs, groups: int, wanted: tuple[tuple[int, int, Feature], ...], plan: Plan
 ) -> None:
-    """Write the wanted aggregates of one window; `cell` is question × groups + group of each pair."""
+    """Write the wanted aggregates of one window; the pairs count the facts `seen`."""
     size = len(matrix) * groups
+    cell = pairs.ask * groups + pairs.group
     made: dict[str, Array] = {}
-    value = h.value[pairs.fact]
+    value = h.value[seen][pairs.fact]
 
     def scatter(content: Array, *, backwards: bool = False) -> Array:
         """The last (or first) pair of each cell: of repeated indices numpy keeps the last."""
@@ -226,10 +234,11 @@ def _aggregate(
                 case "any":
                     made[name] = make("count") > 0
                 case "any_abnormal":
-                    abnormal = (value < plan.low[pairs.concept]) | (value > plan.high[pairs.concept])
-                    made[name] = np.bincount(cell[abnormal], minlength=size) > 0
+                    concept, told = h.concept[seen], h.value[seen]
+                    abnormal = (told < plan.low[concept]) | (told > plan.high[concept])
+                    made[name] = np.bincount(cell[abnormal[pairs.fact]], minlength=size) > 0
                 case "distinct_episodes":
-                    made[name] = _distinct(cell, h.episode[pairs.fact], size)
+                    made[name] = _distinct(cell, h.episode[seen][pairs.fact], size)
                 case "sum":
                     made[name] = np.where(make("any"), np.bincount(cell, weights=value, minlength=size), np.nan)
                 case "mean":
@@ -254,7 +263,7 @@ def _aggregate(
                 case "days_since_first":
                     made[name] = scatter(pairs.age_us / DAY_US, backwards=True)
                 case "last_ordinal":
-                    made[name] = scatter(h.ordinal[pairs.fact].astype(np.float64))
+                    made[name] = scatter(h.ordinal[seen][pairs.fact].astype(np.float64))
         return made[name]
 
     for group, column, f in wanted:

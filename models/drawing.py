@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import Any
 
@@ -83,7 +84,7 @@ def _text(x: float, y: float, words: str, *, anchor: str = "start", fill: str = 
 
 
 def interval(value: float, low: float | None, high: float | None, *, reach: float, verdict: str) -> str:
-    """One row of a forest plot from −reach to +reach; an end outside is an arrow. Told by shape too: hollow where it cannot be told."""
+    """One row of a forest plot from −reach to +reach; an end outside, or not known, is an arrow; hollow where it cannot be told."""
 
     def x(share: float) -> float:
         return round(100 + 96 * max(-1.0, min(share / reach, 1.0)), 2)
@@ -91,6 +92,8 @@ def interval(value: float, low: float | None, high: float | None, *, reach: floa
     stands_out, told = verdict in ("over-states", "under-states"), verdict != "cannot tell"
     ink = RED if stands_out else BLUE if told else QUIET
     parts = []
+    if not told and (low is None or high is None):
+        low, high = -math.inf, math.inf
     if low is not None and high is not None:
         dashes = "" if told else ' stroke-dasharray="4 3"'
         parts.append(f'<path d="M{x(low)} 10H{x(high)}" stroke="{ink}" stroke-width="2.5"{dashes}/>')

@@ -269,6 +269,8 @@ def _tolerance(visits: HeldOut) -> float:
 def _group(visits: HeldOut, attribute: str, group: str, mask: Bool, by_patient: Interval, naive: Interval) -> dict[str, Any]:
     risk, label, patients = visits.risk[mask], visits.label[mask], len(np.unique(visits.patient[mask]))
     needed = _visits_needed(risk, patients, by_patient, _tolerance(visits))
+    if needed and (patients < GROUP_PATIENTS_MIN or by_patient.half < _chance_half(risk)):
+        by_patient = Interval(math.nan, math.nan)  # a short interval of few patients, or of none with an event, would mislead
     return {
         "attribute": attribute,
         "group": group,
@@ -289,7 +291,7 @@ def _group(visits: HeldOut, attribute: str, group: str, mask: Bool, by_patient: 
 def _visits_needed(risk: Float, patients: int, interval: Interval, tolerance: float) -> int:
     """About how many more visits of this group would let its calibration be told, by `RULE`; 0 where it can be told now."""
     n = len(risk)
-    chance = metrics.Z95 * math.sqrt(float((risk * (1.0 - risk)).mean()) / n)  # no event in few visits is no certainty
+    chance = _chance_half(risk)  # no event in few visits is no certainty
     half = max(chance, interval.half) if math.isfinite(interval.half) else max(chance, 0.5)
     for_width = n * ((half / tolerance) ** 2 - 1.0) if tolerance > 0 else math.inf
     for_patients = (GROUP_PATIENTS_MIN - patients) * n / patients
@@ -297,6 +299,11 @@ def _visits_needed(risk: Float, patients: int, interval: Interval, tolerance: fl
     if more <= 0:
         return 0
     return _rounded_up(more) if math.isfinite(more) else _rounded_up(n)
+
+
+def _chance_half(risk: Float) -> float:
+    """Half of the interval that independent visits would have if the risks were right."""
+    return metrics.Z95 * math.sqrt(float((risk * (1.0 - risk)).mean()) / len(risk))
 
 
 def _rounded_up(x: float) -> int:

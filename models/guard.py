@@ -59,7 +59,7 @@ def check(
 def refuse_leaks(leaks: Sequence[str]) -> None:
     """Columns that are declared to look at the future."""
     if leaks:
-        raise InputError(f"columns look at the future (leak): {_some(leaks)}. Take them out of the use case, or use it for research only")
+        raise InputError(f"columns look at the future (leak): {shortened(leaks)}. Take them out of the use case")
 
 
 def refuse_unsettled(split: Split, label: Float, settled_us: Int, until_us: int) -> None:
@@ -92,7 +92,7 @@ def refuse_infinite(matrix: Float, names: Sequence[str]) -> None:
     if not infinite.any():
         return
     columns, rows = np.flatnonzero(infinite.any(axis=0)).tolist(), int(infinite.any(axis=1).sum())
-    raise InputError(f"infinite values in {_some([names[j] for j in columns])}, {rows} rows: mend the source or bound the feature")
+    raise InputError(f"infinite values in {shortened([names[j] for j in columns])}, {rows} rows: mend the source or bound the feature")
 
 
 def refuse_one_class(label: Float, where: str) -> None:
@@ -177,6 +177,7 @@ def sentences(found: Leakage, delay_days: float) -> str:
     return "\n".join(lines)
 
 
-def _some(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     return ", ".join(names[:NAMED_MAX]) + more

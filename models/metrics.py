@@ -21,7 +21,8 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 RISK_EDGE = 1e-12
 """Logarithms read a risk nearer to 0 or 1 than this as this far away."""
-NEWTON_STEPS_MAX, NEWTON_TOLERANCE = 50, 1e-10
+NEWTON_STEPS_MAX, NEWTON_TOLERANCE = 50, 1e-8
+"""Steps are squared at the end: what is left after one of 1e-8 is below the last digit."""
 
 
 def _mean(value: Float | Bool, weight: Weight, where: Float | Bool | None = None) -> Float:
@@ -245,6 +246,15 @@ def oe_ratio(risk: Float, label: Float, weight: Weight = None) -> Float:
     return _share(_mean(label, weight), _mean(risk, weight))
 
 
+def _damping(move: Float) -> Float:
+    """How much of a Newton step to take, ln(1 + r) / r with r the farthest that it moves a logit: whole steps can run away.
+
+    Source: Sun T., Tran-Dinh Q., Math Program 2019;178:145–213 (generalised self-concordance, ν = 2).
+    """
+    r = np.maximum(np.abs(move), 1e-300)
+    return np.log1p(r) / r
+
+
 def calibration_in_the_large(risk: Float, label: Float, weight: Weight = None) -> Float:
     """a in logit P(y) = a + logit(risk), slope held at 1: 0 is ideal, below 0 the risks are too high on the whole.
 
@@ -253,10 +263,11 @@ def calibration_in_the_large(risk: Float, label: Float, weight: Weight = None) -
     z, w = _logit(risk), np.ones(len(risk)) if weight is None else weight
     rate = prevalence(label, weight)
     a = np.where((rate > 0) & (rate < 1), _logit(rate) - _logit(_mean(risk, weight)), np.nan)
+    step = np.zeros_like(a)
     for _ in range(NEWTON_STEPS_MAX):
         p = _expit(z + a[..., None])
         step = _share((w * (label - p)).sum(axis=-1), (w * p * (1.0 - p)).sum(axis=-1))
-        a = a + step
+        a = a + _damping(step) * step
         if not (np.abs(step) > NEWTON_TOLERANCE).any():
             break
     return np.where(np.abs(step) > 1e-6, np.nan, a)
@@ -278,8 +289,12 @@ def calibration_line(risk: Float, label: Float, weight: Weight = None) -> tuple[
     centre = float(z.mean()) if len(z) else 0.0
     x = z - centre  # nearer to zero, so that the two equations are less alike
     rate = prevalence(label, weight)
-    a = np.where((rate > 0) & (rate < 1), _logit(rate), np.nan)
-    b = np.zeros_like(a)
+    told = (rate > 0) & (rate < 1)
+    a, b = np.where(told, _logit(rate), np.nan), np.zeros(np.shape(rate))
+    if w.ndim == 2:  # draws lie around the line of all visits
+        of_all, slope = calibration_line(risk, label)
+        if np.isfinite(slope):
+            a, b = np.where(told, of_all + slope * centre, np.nan), np.full(np.shape(rate), float(slope))
     for _ in range(NEWTON_STEPS_MAX):
         p = _expit(a[..., None] + b[..., None] * x)
         miss, h = w * (label - p), w * p * (1.0 - p)
@@ -287,7 +302,8 @@ def calibration_line(risk: Float, label: Float, weight: Weight = None) -> tuple[
         det = h00 * h11 - h01 * h01
         det = np.where(det > 1e-12 * h00 * h11, det, np.nan)
         da, db = (h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det
-        a, b = a + da, b + db
+        damping = _damping(np.maximum(np.abs(da + db * x.min()), np.abs(da + db * x.max())))
+        a, b = a + damping * da, b + damping * db
         if not (np.maximum(np.abs(da), np.abs(db)) > NEWTON_TOLERANCE).any():
             break
     fitted = np.maximum(np.abs(da), np.abs(db)) <= 1e-6

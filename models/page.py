@@ -50,6 +50,7 @@ svg text { font-family: inherit; }
   thead { display: table-header-group; } th, td { padding: 1mm 2mm; } dl, p, ul { max-width: none; } .forest td.drawn { width: 6cm; } }
 """
 
+BODY = "</tbody><tbody>"
 SHARES, NUMBERS = "In 100", "On scales of their own"
 ROWS = (  # name, words, in what
     ("prevalence", "Visits followed by it", SHARES),
@@ -88,6 +89,8 @@ NOT_SHOWN = (
     "Intervals of ICI, E50 and E90: drawing again and again makes these three larger by itself.",
     "Clinical review of flagged visits, and how anything changed over time.",
 )
+CELL_MIN = 11
+"""Of a group with fewer patients no figure is shown (the cell size rule of the US Centers for Medicare & Medicaid Services)."""
 ATTRIBUTE_WORDS = {"race": "Race", "gender": "Gender", "ethnicity": "Ethnicity", "age": "Age at the visit"}
 
 
@@ -223,7 +226,7 @@ def _groups(document: Document) -> str:
     rows = []
     for attribute, words in ATTRIBUTE_WORDS.items():
         mine = [g for g in groups if g["attribute"] == attribute]
-        rows.append(f'<tr><th scope="rowgroup" colspan="2">{words}</th></tr>')
+        rows.append(f'{BODY}<tr><th scope="rowgroup" colspan="2">{words}</th></tr>')
         if all(g["group"] == "not recorded" for g in mine):
             rows.append('<tr><td colspan="2">Not recorded for anyone here, or in codes that are in no code set.</td></tr>')
         else:
@@ -234,9 +237,10 @@ def _groups(document: Document) -> str:
         "<p>The calibration factor is the mean predicted less the mean seen, in 100 visits of the group: to the right of 0 the risks "
         "over-state, to the left they under-state. Square: stands out. Dot: does not. Hollow, dashed: cannot be told yet.</p>\n"
         '<table class="forest"><thead><tr><th scope="col">Group</th>'
-        f'<th scope="col"><span class="ends">{ends}</span></th></tr></thead><tbody>{"".join(rows)}</tbody></table>\n'
+        f'<th scope="col"><span class="ends">{ends}</span></th></tr></thead><tbody>{"".join(rows).removeprefix(BODY)}</tbody></table>\n'
         f'<p class="quiet">{escape(document["rule"])} Of {len(told)} groups that can be told, about {0.05 * len(told):.1f} would stand '
-        "out by chance alone. Attributes are taken as the log told them last.</p>"
+        "out by chance alone. Attributes are taken as the log told them last. Groups of fewer than "
+        f"{CELL_MIN} patients have no figures here, so that nobody can be recognised.</p>"
     )
 
 
@@ -247,6 +251,8 @@ def _group_row(group: Document, reach: float) -> str:
         f"{group['visits']:,} visits of {group['patients']:,} patients; predicted {group['predicted'] * 100:.0f}, "
         f"seen {group['observed'] * 100:.0f} in 100"
     )
+    if group["patients"] < CELL_MIN:
+        about, value = f"fewer than {CELL_MIN} patients", math.inf  # no dot either
     return (
         f'<tr><th scope="row">{escape(group["group"])}<small>{escape(about)}</small><span class="{verdict.replace(" ", "-")}">'
         f'{escape(words)}</span></th><td class="drawn">{drawing.interval(value, low, high, reach=reach, verdict=verdict)}</td></tr>'
@@ -263,7 +269,7 @@ def _verdict(group: Document) -> str:
 
 def _reach(groups: list[Document], tolerance: float) -> float:
     """Half of the forest plot's axis: all that can be told fits, rounded up to whole visits in 100."""
-    ends = [abs(end) for g in groups if g["verdict"] != "cannot tell" for end in g["by_patient"] if end is not None]
+    ends: list[float] = [abs(end) for g in groups if g["verdict"] != "cannot tell" for end in g["by_patient"] if end is not None]
     return max(math.ceil(max([*ends, tolerance]) * 100 - 1e-9), 1) / 100
 
 
@@ -271,7 +277,7 @@ def _figures(document: Document) -> str:
     rows, before = [], None
     for name, words, what in ROWS:
         if what != before:
-            rows.append(f'<tr><th scope="rowgroup" colspan="4">{what}</th></tr>')
+            rows.append(f'{BODY}<tr><th scope="rowgroup" colspan="4">{what}</th></tr>')
         entry, times, before = document["metrics"][name], 100 if what == SHARES else 1, what
         ends = [end for end in entry["by_patient"] if end is not None]
         at = _places(*(end * times for end in ends)) if len(ends) == 2 else 2
@@ -285,7 +291,9 @@ def _figures(document: Document) -> str:
     return (
         f"<h2>All figures</h2>\n<p>“It” is {escape(it)}. Each is rounded by its interval.</p>\n"
         '<table><thead><tr><th scope="col">Figure</th><th scope="col" class="number">Value</th><th scope="col" class="number">95 % interval'
-        '</th><th scope="col" class="number">If visits were independent</th></tr></thead><tbody>' + "".join(rows) + "</tbody></table>\n"
+        '</th><th scope="col" class="number">If visits were independent</th></tr></thead><tbody>'
+        + "".join(rows).removeprefix(BODY)
+        + "</tbody></table>\n"
         f'<p class="quiet">{boot["draws"]:,} draws of patients, seed {boot["seed"]}. The last column draws visits as if each were another '
         "patient’s: it is there to compare with published tables, and mostly too narrow.</p>"
     )

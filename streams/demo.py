@@ -260,12 +260,14 @@ class Child:
             self.kill()
 
 
-def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Path, session_s: int, forget: Sequence[str]) -> Child:
+def worker(
+    settings: Settings, models: Sequence[Path], log: BufferedWriter, *, scratch: Path, session_s: int, forget: Sequence[str]
+) -> Child:
     """`premonitor worker` as a process of its own.
 
     Args:
         settings: Where Kafka and Redis are, and the prefix.
-        model: The model's file.
+        models: Their files; the first of a use case is champion.
         log: Where its words go.
         scratch: For its temporary files: what a killed worker leaves behind is removed with it.
         session_s: After which its place is free when it is killed.
@@ -273,6 +275,7 @@ def worker(settings: Settings, model: Path, log: BufferedWriter, *, scratch: Pat
     """
     unset = [word for name in forget for word in ("-u", name)]
     environment = ["env", *unset, f"TMPDIR={scratch}", f"PREMONITOR_SESSION_TIMEOUT_S={session_s}", "PREMONITOR_SITE=none"]
-    command = [sys.executable, "-P", "-c", "from streams.cli import run; run()", "worker", "--model", str(model), "--known-time", "given"]
+    command = [sys.executable, "-P", "-c", "from streams.cli import run; run()", "worker", "--known-time", "given"]
+    command += [word for model in models for word in ("--model", str(model))]
     flags = ["--kafka", settings.kafka_bootstrap, "--redis", settings.redis_url, "--prefix", settings.prefix, "--name", "demo"]
     return Child([*environment, *command, *flags], log)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from features import event, fact
 from features.clock import DAY_US, MINUTE_US, to_us
+from features.retell import is_told
 from models import score
 from models.score import Score
 from streams.admit import CONTROLS
@@ -57,6 +58,18 @@ def span(time_us: int) -> str:
     return f"{time_us // MINUTE_US} minutes"
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a champion foresees, as far as it is shown."""
+
+    background: Collection[str] = ()
+    """Topics that reasons do not list."""
+    threshold: float = 0.5
+    """Risk from which a visit is flagged."""
+    horizon_days: int = 60
+    outcome: str = "they came to the emergency department"
+
+
 @dataclass(slots=True)
 class _Sent:
     """The last time a fact was told."""
@@ -80,13 +93,11 @@ class Board:
 
     Args:
         sources: What is played.
-        background: Topics that reasons do not list.
-        threshold: Risk from which a visit is flagged.
+        questions: By use case.
     """
 
     sources: list[Source]
-    background: Collection[str] = ()
-    threshold: float = 0.5
+    questions: Mapping[str, Question] = field(default_factory=dict)
     stands: list[Stand] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     """Events by feed."""
@@ -105,7 +116,8 @@ class Board:
     """From the kill until everything that was sent meanwhile is a fact; its end far away while it lasts."""
     _delays: list[tuple[float, float]] = field(default_factory=list)
     _last: dict[str, _Sent] = field(default_factory=dict)
-    _visits: dict[tuple[str, str], Score] = field(default_factory=dict)
+    _visits: dict[tuple[str, str, str], Score] = field(default_factory=dict)
+    """By use case, patient and encounter: of champions."""
     _seen: set[tuple[str, int]] = field(default_factory=set)
     _source_of: dict[str, int] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
@@ -149,7 +161,8 @@ class Board:
     def take_fact(self, key: bytes | None, value: bytes) -> None:
         """A record of `facts`."""
         if key is not None:
-            self.facts.add(value)
+            if is_told(value):  # what a merge carries was never sent
+                self.facts.add(value)
         else:
             self.controls["activate" if b'"model_version"' in value else "tick"] += 1
 
@@ -164,9 +177,10 @@ class Board:
         cause = self._last.get(made.trigger)
         if cause is not None:
             self._delays.append((cause.at_s, at_s - cause.at_s))
-        before = self._visits.get((made.patient_id, made.encounter_id))
-        if before is None or before.revision < made.revision:
-            self._visits[made.patient_id, made.encounter_id] = made
+        visit = (made.use_case, made.patient_id, made.encounter_id)
+        before = self._visits.get(visit)
+        if made.role == "champion" and (before is None or before.revision < made.revision):
+            self._visits[visit] = made
             if before is not None and cause is not None:
                 self._tell_revision(before, made, cause)
 
@@ -180,15 +194,24 @@ class Board:
         self.alerts[told.alert_id] = told
         whose = f"{told.patient_id} ({self.source_of(told.patient_id)})"
         if told.transition == "opened":
-            words = f"{in_100(told.risk)}, listed from {round(self.threshold * 100)}; goes with {self.reasons(told)}"
+            words = f"{in_100(told.risk)}, listed from {round(self._question(told).threshold * 100)}; goes with {self.reasons(told)}"
             self._tell("opened", f"first alert: {whose}, {words}")
         elif told.transition == "withdrawing":
             self._tell("withdrawing", f"alert of {whose} is being taken back: no visit of theirs is flagged any more")
         elif told.transition == "closed" and told.reason == "outcome":
-            self._tell("outcome", f"alert of {whose} closed: they came to the emergency department")
+            self._tell("outcome", f"alert of {whose} closed: {self._question(told).outcome}")
 
     def reasons(self, alert: Alert) -> str:
-        return reasons(alert.contributions, self.background)
+        return reasons(alert.contributions, self._question(alert).background)
+
+    def _question(self, alert: Alert) -> Question:
+        return self.questions.get(alert.use_case, Question())
+
+    @property
+    def horizon(self) -> str:
+        """What the risks are about, where it is the same for all."""
+        days = {question.horizon_days for question in self.questions.values()}
+        return f"risk in {days.pop()} days" if len(days) == 1 else "risk"
 
     def _tell(self, what: str, words: str) -> None:
         if what not in self._told:

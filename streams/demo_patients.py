@@ -7,7 +7,7 @@ and long pauses in which nobody tells anything are cut short.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -73,16 +73,17 @@ class Source:
 def sources() -> list[Source]:
     """The three hospitals, each later than the one before."""
     found = [
-        _source(0, "eICU demo", "a de-identified sample, artificial dates", eicu.events(DATA / "eicu")),
-        _source(1, "MIMIC-IV demo", "a de-identified sample, shifted dates", mimic.events(DATA / "mimic")),
+        as_source(0, "eICU demo", "a de-identified sample, artificial dates", eicu.events(DATA / "eicu")),
+        as_source(1, "MIMIC-IV demo", "a de-identified sample, shifted dates", mimic.events(DATA / "mimic")),
     ]
     year = from_us(max(s.moments[-1].known_us for s in found)).year + 1
     start = datetime(year, 1, 1, tzinfo=UTC)
     end = from_us(to_us(start) + INVENTED_DAYS * DAY_US)
-    return [*found, _source(2, "invented", "made by the simulator", simulator.events(patients=INVENTED, start=start, end=end, seed=SEED))]
+    return [*found, as_source(2, "invented", "made by the simulator", simulator.events(patients=INVENTED, start=start, end=end, seed=SEED))]
 
 
-def _source(number: int, name: str, what: str, told: Iterable[tuple[str, dict[str, Any]]]) -> Source:
+def as_source(number: int, name: str, what: str, told: Iterable[tuple[str, dict[str, Any]]]) -> Source:
+    """A source from (feed, event), of which at least one is an event with its known time; `number` is its place among those played."""
     rejected, events = 0, []
     for feed, event in told:
         if feed == "rejected":
@@ -112,17 +113,20 @@ def _tick(near: Moment, at_us: int) -> Moment:
     return Moment(near.source, CONTROLS, {"control": "tick", "stamp_us": at_us, "payload": {}}, at_us)
 
 
-def timed(played: list[Source], *, seconds: float, speed: float | None) -> tuple[list[Moment], list[float]]:
+def timed(
+    played: list[Source], *, seconds: float, speed: float | None, shares: Sequence[float] = SHARES
+) -> tuple[list[Moment], list[float]]:
     """When each moment is sent, and how many times as fast as its own time each source goes.
 
     Args:
         played: The sources.
         seconds: How long all of it lasts; with a speed, what would come later is left out.
         speed: The same for all sources; None: what makes them fit. 0: all at once.
+        shares: Of the seconds, by source, where no speed is given.
     """
     moments: list[Moment] = []
     speeds, begin_s = [], 0.0
-    for source, share in zip(played, SHARES, strict=True):
+    for source, share in zip(played, shares, strict=True):
         own_s, at = [], 0.0
         for before, now in pairwise([source.moments[0], *source.moments]):
             at += min(now.known_us - before.known_us, PAUSE_US) / SECOND_US

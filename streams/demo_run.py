@@ -19,9 +19,10 @@ from features.codes import Codebook, codebook
 from features.errors import CheckFailed, InputError, ServiceError
 from features.log import Log
 from models import artifact, score
-from streams import demo, demo_patients, doctor, topics
+from models.artifact import Model
+from streams import demo, demo_history, demo_patients, doctor, topics
 from streams.archive import archive
-from streams.demo_board import Board
+from streams.demo_board import Board, Question
 from streams.demo_patients import Moment, Source
 from streams.demo_services import PARTITIONS, Wish, foreign_settings, services
 from streams.demo_view import View
@@ -86,21 +87,47 @@ def play(wish: Wish, view: View, report: Callable[[Proof], None]) -> None:
 
 
 def _play(wish: Wish, folder: Path, scratch: Path, stack: ExitStack, view: View) -> Proof:
-    settings, book = services(wish, scratch, stack, view.tell), codebook()
-    made = demo_patients.train(folder, book)
-    view.tell(f"✓ a model, trained on {made.training['encounters']:,} visits of invented patients a moment ago: not for use")
-    case = artifact.load(folder / "model.json", book).use_case
-    played = demo_patients.sources()
-    moments, speeds = demo_patients.timed(played, seconds=wish.seconds, speed=wish.speed)
-    board = Board(played, case.definition.background, made.threshold)
+    book = codebook()
+    own = None if wish.log is None else Log(wish.log, book)
+    if own is not None:
+        view.head(demo_history.heading(own))
+    settings = services(wish, scratch, stack, view.tell)
+    played, shares, paths = _invented(folder, book, view) if own is None else _own(own, wish, view)
+    moments, speeds = demo_patients.timed(played, seconds=wish.seconds, speed=wish.speed, shares=shares)
+    models = [artifact.load(path, book) for path in paths]
+    if own is not None:
+        view.tell(f"– scored by {', '.join(model.version for model in models)}")
+    board = Board(played, {model.use_case.name: _question(model) for model in reversed(models)})  # the first is champion
     log = stack.enter_context((folder / "worker.log").open("ab"))
     session_s = demo.SESSION_S if wish.kafka is None else demo.SESSION_LEAST_S
-    start = partial(demo.worker, settings, folder / "model.json", log, scratch=scratch, session_s=session_s, forget=foreign_settings(wish))
+    start = partial(demo.worker, settings, paths, log, scratch=scratch, session_s=session_s, forget=foreign_settings(wish))
     story = _Story(settings, start, board, view, stack)
     for source, speed in zip(played, speeds, strict=True):
         view.tell(_about(source, speed))
     story.run(moments, kill_at_s=_kill_at(moments) if wish.kill else None)
-    return _prove(settings, folder, book, sent=board.sent.total(), keep=wish.keep is not None)
+    return _prove(settings, folder, models, book, sent=board.sent.total(), keep=wish.keep is not None)
+
+
+def _invented(folder: Path, book: Codebook, view: View) -> tuple[list[Source], tuple[float, ...], list[Path]]:
+    """The shipped sources, their shares of the time, and a model for them."""
+    made = demo_patients.train(folder, book)
+    view.tell(f"✓ a model, trained on {made.training['encounters']:,} visits of invented patients a moment ago: not for use")
+    return demo_patients.sources(), demo_patients.SHARES, [folder / "model.json"]
+
+
+def _own(log: Log, wish: Wish, view: View) -> tuple[list[Source], tuple[float, ...], list[Path]]:
+    """The same of a site's own log."""
+    history, cut = demo_history.source(log)
+    for words in filter(None, (cut, demo_history.FAST)):
+        view.tell(words)
+    return [history], (1.0,), list(wish.models)
+
+
+def _question(model: Model) -> Question:
+    definition, words = model.use_case.definition, {}
+    if definition.outcome.concepts != ["visit.emergency"]:
+        words["outcome"] = "what it foresaw has come"
+    return Question(definition.background, model.artifact.threshold, definition.outcome.horizon_days, **words)
 
 
 def _about(source: Source, speed: float) -> str:
@@ -276,13 +303,23 @@ async def _left(settings: Settings) -> int:
     return left
 
 
-def _prove(settings: Settings, folder: Path, book: Codebook, *, sent: int, keep: bool) -> Proof:
+async def forgotten(settings: Settings) -> int:
+    """Records of the log and of scores that the broker has dropped to make room: without them nothing can be proved."""
+    names = Names(settings.prefix)
+    found = await reach(settings, [names.facts, names.scores])
+    return sum(r.begin for partitions in found.values() for r in partitions.values())
+
+
+def _prove(settings: Settings, folder: Path, models: list[Model], book: Codebook, *, sent: int, keep: bool) -> Proof:
     """Archive the log from the topic, compute every score anew from it, compare bytes."""
+    if lost := asyncio.run(forgotten(settings)):
+        remedy = "Play less: one model, or --speed with --seconds, which leaves out what comes later"
+        raise CheckFailed(f"the broker forgot {lost:,} records of facts and scores (it holds 5 MiB a partition): no proof. {remedy}")
     asyncio.run(archive(settings, folder / "log", book, lambda n: None))
-    log, model = Log(folder / "log", book), artifact.load(folder / "model.json", book)
+    log = Log(folder / "log", book)
     came = asyncio.run(issued(settings))
     if keep and came:
         tables.write(
             folder / "scores.parquet", tables.SCORE_SCHEMA, tables.score_pieces([[(score.decode(v), v) for _, v in came]]), lambda n: None
         )
-    return Proof(verify(log, [model], came), conservation(log), sent)
+    return Proof(verify(log, models, came), conservation(log), sent)

@@ -31,6 +31,10 @@ class Wish:
     keep: Path | None
     kafka: str | None
     redis: str | None
+    log: Path | None = None
+    """A site's own history, instead of the samples and invented patients."""
+    models: tuple[Path, ...] = ()
+    """For that log; without one the demo trains its own."""
 
     @property
     def real_redis(self) -> str | None:

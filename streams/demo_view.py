@@ -25,6 +25,9 @@ class View(Protocol):
     def tell(self, words: str, at_s: float | None = None) -> None:
         """A line that stays."""
 
+    def head(self, words: str) -> None:
+        """A line that stands above all numbers from now on."""
+
     def show(self, board: Board, at_s: float, worker: str) -> None:
         """The numbers as they are now; as often as one likes."""
 
@@ -73,6 +76,9 @@ class Plain:
     def tell(self, words: str, at_s: float | None = None) -> None:
         self._console.print(words if at_s is None else f"{clock(at_s):>5}  {words}", soft_wrap=True)
 
+    def head(self, words: str) -> None:
+        self.tell(words)
+
     def show(self, board: Board, at_s: float, worker: str) -> None:
         if board.sent and at_s - self._last_s >= PLAIN_EVERY_S:
             self._last_s = at_s
@@ -90,7 +96,7 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
         self._live.start()
-        self._shown_s = -1.0
+        self._shown_s, self._head = -1.0, ""
 
     def tell(self, words: str, at_s: float | None = None) -> None:
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -99,11 +105,17 @@ class Screen:
         grid.add_row("" if at_s is None else clock(at_s), words)
         self._live.console.print(words if at_s is None else grid)
 
+    def head(self, words: str) -> None:
+        self._head = words
+        self.tell(words)
+
     def show(self, board: Board, at_s: float, worker: str) -> None:
         if at_s - self._shown_s < 1 / FRAMES_A_SECOND:
             return
         self._shown_s = at_s
-        self._live.update(Group("", _feeds(board, self._live.console.width), "", _now(board, worker), "", _alerts(board)), refresh=True)
+        head = [Text(self._head, "bold reverse", no_wrap=True, overflow="ellipsis")] if self._head else []
+        feeds = _feeds(board, self._live.console.width)
+        self._live.update(Group("", *head, feeds, "", _now(board, worker), "", _alerts(board)), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -127,14 +139,16 @@ def _now(board: Board, worker: str) -> Group:
 
 
 def _alerts(board: Board) -> Table:
+    several = len(board.questions) > 1  # then one patient may stand here twice
     table = Table(box=None, padding=(0, 2, 0, 0), expand=False, header_style="bold")
     table.add_column("open alerts", no_wrap=True, min_width=11)
-    table.add_column("source", no_wrap=True, min_width=13)
-    table.add_column("risk in 60 days", no_wrap=True, justify="right")
+    table.add_column("use case" if several else "source", no_wrap=True, min_width=13)
+    table.add_column(board.horizon, no_wrap=True, justify="right")
     table.add_column("goes with")
     shown = board.open_alerts[:ROWS]
     for alert in shown:
-        table.add_row(alert.patient_id, board.source_of(alert.patient_id), in_100(alert.risk), board.reasons(alert))
+        whose = alert.use_case if several else board.source_of(alert.patient_id)
+        table.add_row(alert.patient_id, whose, in_100(alert.risk), board.reasons(alert))
     for n in range(len(shown), ROWS):  # the lines keep their places
         table.add_row("" if n else "none", "", "", "")
     return table

@@ -226,6 +226,7 @@ A site folder of premonitor. In git: `premonitor.toml`, `usecases/`, `mapping/`,
 premonitor import csv ~/export --suggest      # drafts mapping/*.toml; TODO where it could not tell
 premonitor import csv ~/export --out log      # --check instead of --out only counts
 premonitor train log --out models/v1          # with {use_case}, as usecases/{use_case}.toml says
+premonitor demo --log log                     # its last 20,000 events through a real worker, on this machine alone
 premonitor topics --create                    # on the Kafka of premonitor.toml
 premonitor worker                             # scores until it is stopped
 ```

@@ -19,7 +19,7 @@ from features.clinic.scenario import Knobs
 from features.clock import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 EDGE_SHARE = 0.08
-PANEL_OF_STATE = np.array([0.60, 0.85, 0.95, 0.95])
+PANEL_OF_STATE = np.array([0.65, 0.90, 0.95, 0.95])
 """Chance of a panel at an ambulatory visit; at others `PANEL`."""
 PANEL, WEIGHED, NO_NUMBER, OTHER_UNIT, LATE_DAYS = 0.95, 0.8, 0.01, 0.15, 9
 
@@ -47,10 +47,10 @@ class Analyte:
 
 
 ANALYTES = (
-    Analyte("718-7", 0, "g/dL", "g/dL", 1.0, 12.9, -0.85, (0, -0.5, -1.0, -1.1), 0.15, 0.30, (5, 19)),
-    Analyte("4544-3", 0, "%", "%", 1.0, 38.6, -2.55, (0, -1.5, -3.0, -3.3), 0.45, 0.90, (15, 58)),
-    Analyte("1751-7", 1, "g/dL", "g/L", 10.0, 4.0, -0.26, (0, -0.15, -0.35, -0.40), 0.05, 0.08, (1.5, 5.0)),
-    Analyte("1975-2", 1, "mg/dL", "umol/L", 17.1, -0.65, 0.08, (0, 0.75, 1.25, 1.10), 0.08, 0.15, (0.3, 2.5), exponent=True),
+    Analyte("718-7", 0, "g/dL", "g/dL", 1.0, 12.9, -0.85, (0, -0.5, -1.0, -1.1), 0.10, 0.25, (5, 19)),
+    Analyte("4544-3", 0, "%", "%", 1.0, 38.6, -2.55, (0, -1.5, -3.0, -3.3), 0.35, 0.75, (15, 58)),
+    Analyte("1751-7", 1, "g/dL", "g/L", 10.0, 4.0, -0.26, (0, -0.15, -0.35, -0.40), 0.04, 0.07, (1.5, 5.0)),
+    Analyte("1975-2", 1, "mg/dL", "umol/L", 17.1, -0.65, 0.08, (0, 0.75, 1.25, 1.10), 0.06, 0.12, (0.4, 2.5), exponent=True),
 )
 PANELS = (0.92, 0.88)
 """Chance of blood count and chemistry, where blood is drawn."""

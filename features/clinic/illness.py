@@ -40,9 +40,9 @@ STOP = np.dtype(
 )
 Stops = npt.NDArray[np.void]
 
-LEVEL, MIDDLE = -7.18, 0.75
+LEVEL, MIDDLE = -7.14, 0.75
 """Log hazard a day of the plainest patient, and the log hazard beyond it about which `slope` turns: where the events are."""
-OF_STATE = np.array([0.0, 0.65, 1.2, 0.0])
+OF_STATE = np.array([0.0, 0.60, 1.1, 0.0])
 EXCITED, EXCITED_DAYS = 0.9, 14.0
 WEEKDAY = np.array([0.10, 0.03, 0.0, 0.0, 0.03, -0.06, -0.10])
 """Log hazard from Monday to Sunday."""
@@ -50,10 +50,10 @@ WORSE, BETTER, RECOVERS, ADMITTED, DISCHARGED = 0.02, 0.04, 0.05, 0.01, 0.20
 """Chances a day: ill → very ill, ill → well, very ill → ill, very ill → hospital, hospital → ill."""
 ADMITTED_FROM_ED = np.array([0.25, 0.40, 0.55, 0.0])
 LEAVES_DAILY = 1 / 900
-DIES, DIES_OF_STATE, DIES_FRAIL, DIES_METASTATIC = -10.2, np.array([0.0, 1.2, 2.4, 2.6]), 0.6, 0.9
+DIES, DIES_OF_STATE, DIES_FRAIL, DIES_METASTATIC = -10.4, np.array([0.0, 1.2, 2.6, 5.0]), 0.6, 0.9
 VISIT_WEEKDAY = np.array([1.3, 1.35, 1.35, 1.35, 1.25, 0.25, 0.15])
 VISITS_OF_STATE = np.array([0.0, 0.45, 0.6, 0.0])
-DRAWS_DAILY = np.array([0.008, 0.02, 0.04, 0.5])
+DRAWS_DAILY = np.array([0.008, 0.04, 0.08, 0.5])
 KG_LOST_DAILY, KG_BACK_DAYS = np.array([0.0, 0.10, 0.22, 0.15]), 60.0
 FIRST_DAY = 2
 """Nobody visits before the third day: the first is for registration."""
@@ -211,8 +211,8 @@ class _Life:
         self.stops.append(stops)
 
     def close(self, who: Mask, end_us: Int, expired: Mask) -> None:
-        """The hospital stays of `who` end; one that would end before it began does not count."""
-        counts = who & (end_us > self.stay_us)
+        """The hospital stays of `who` end; one that would end before it began, or began too early, does not count."""
+        counts = who & (end_us > self.stay_us) & (self.stay_us >= self.start_us + FIRST_DAY * DAY_US)
         self.add(counts, 0, INPATIENT, self.stay_us[counts], end_us[counts])
         stops = self.stops[-1]
         stops["day"] = (stops["start_us"] - self.start_us) // DAY_US

@@ -122,7 +122,7 @@ def train(
     premonitor train log --use-case ed_60d_any --out model.json
     premonitor train log --use-case ed_60d_any --out model.json --cut 2025-07-01 --compare
     """
-    from models import families  # here: scikit-learn takes seconds to import, and scoring never needs it
+    from models import families, guard  # here: scikit-learn takes seconds to import, and scoring never needs it
     from models import train as training
 
     refuse_existing(out)
@@ -144,7 +144,7 @@ def train(
         behind = f"{about['held_out']:,} visits of other patients are held out from {rfc3339(cut_us + parts.embargo_us)} on"
         lines += [behind, *([f"warning: {parts.warning}"] if parts.warning else [])]
     if about["constant_columns"]:
-        lines.append(f"constant in training, so without effect: {', '.join(about['constant_columns'])}")
+        lines.append(f"constant in training, so without effect: {guard.shortened(about['constant_columns'])}")
     if found is not None:
         lines.append(families.table(found))
         document |= {"families": found, "families_note": families.ONLY_ONE}

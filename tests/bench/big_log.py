@@ -101,13 +101,13 @@ def write(out: Path, n: int, *, seed: int, book: codes.Codebook) -> None:
 
 
 def events(n: int, *, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The same facts as events for an importer, shuffled: (feed, event in JSON form)."""
-    told = invent(n, seed=seed)
-    shuffled = np.random.default_rng(seed + 1).permutation(n)
+    """As many facts as events for an importer, in no order, a piece at a time: (feed, event in JSON form)."""
     for begin in range(0, n, PIECE):
-        piece = shuffled[begin : begin + PIECE]
-        texts = [np.datetime_as_string(t[piece].astype("M8[us]"), unit="us").tolist() for t in (told.event_us, told.known_us)]
-        columns = (piece.tolist(), told.kind[piece].tolist(), told.patient[piece].tolist(), told.value[piece].tolist(), *texts)
+        told = invent(min(PIECE, n - begin), seed=seed + begin)
+        some = np.random.default_rng(seed + begin).permutation(len(told.kind))
+        who = (told.patient[some] + begin // FACTS_OF_A_PATIENT).tolist()
+        texts = [np.datetime_as_string(t[some].astype("M8[us]"), unit="us").tolist() for t in (told.event_us, told.known_us)]
+        columns = ((some + begin).tolist(), told.kind[some].tolist(), who, told.value[some].tolist(), *texts)
         for number, kind, patient, value, event_time, known_time in zip(*columns, strict=True):
             event: dict[str, Any] = {"patient_id": f"p{patient:07d}", "event_time": event_time + "Z", "known_time": known_time + "Z"}
             if kind >= len(LABS):

@@ -147,6 +147,8 @@ def test_the_sick_are_seen_more_often_and_emergency_visits_cluster() -> None:
     visits = course.stops[course.stops["kind"] == illness.AMBULATORY]
     at_visits = truth.hazard_now(illness.Hazard(who, Scenario(), made.start_us), visits)
     assert at_visits.mean() > 1.15 * np.nanmean(course.hazard)
+    weekday = (visits["day"] + made.start_us // DAY_US + 3) % 7
+    assert 0.02 < (weekday >= 5).mean() < 0.12
     came = course.stops[course.stops["kind"] == illness.EMERGENCY]
     apart = np.diff(came["start_us"])[np.diff(came["who"]) == 0] / DAY_US
     assert (apart <= 14).sum() > 1.3 * ((apart > 28) & (apart <= 42)).sum()

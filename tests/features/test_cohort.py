@@ -1,4 +1,4 @@
-"""A bucket that is packed at once has the bytes of one that is packed record by record."""
+"""A bucket that is packed at once has the bytes of one that is packed record by record; its rows are those of revision 0."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,11 @@ from features import codes, cohort, fact, history, usecase
 from features.clock import DAY_US, HOUR_US, MINUTE_US
 from features.errors import InputError
 from features.log import Log, LogWriter
+from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 from tests import logs
 from tests.oracle.packing import packed
+from tests.strategies import histories, use_cases
 
 CHECKED = settings(max_examples=150, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 BOOK = codes.codebook()
@@ -87,16 +90,16 @@ def records(draw: st.DrawFn) -> list[tuple[str | None, bytes]]:
     return told
 
 
-def assert_same(log: Log, use_cases: list[UseCase], monkeypatch: pytest.MonkeyPatch) -> int:
+def assert_same(log: Log, asked: list[UseCase], monkeypatch: pytest.MonkeyPatch) -> int:
     """Both ways give the same patients in the same order with the same bytes; returns how many."""
     with monkeypatch.context() as patch:
         patch.setattr(history, "read", lambda stored: None)  # what is drawn here need not be a possible history
-        chunks = list(cohort.chunks(log, use_cases, patients_at_once=2))
+        chunks = list(cohort.chunks(log, asked, patients_at_once=2))
     assert all(len(chunk.patients) <= 2 for chunk in chunks)
     found = [pair for chunk in chunks for pair in zip(chunk.patients, chunk.stored, strict=True)]
     expected = []
     for file in log.bucket_files():
-        stored, activations = packed(log, file, use_cases)
+        stored, activations = packed(log, file, asked)
         expected += sorted(stored.items(), key=lambda pair: pair[0].encode())
         assert all(chunk.activations == activations for chunk in chunks)
     assert found == expected
@@ -105,7 +108,7 @@ def assert_same(log: Log, use_cases: list[UseCase], monkeypatch: pytest.MonkeyPa
 
 @CHECKED
 @given(records(), st.sampled_from([[START], [END], [START, LATER, END], []]), st.sampled_from([1, 3]))
-def test_a_bucket_at_once_is_as_record_by_record(told: list[tuple[str | None, bytes]], use_cases: list[UseCase], buckets: int) -> None:
+def test_a_bucket_at_once_is_as_record_by_record(told: list[tuple[str | None, bytes]], asked: list[UseCase], buckets: int) -> None:
     """Bookings, merges, repeated ids, clocks that go back, names of any length: byte for byte."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         with LogWriter(Path(folder, "log"), BOOK, "test", buckets=buckets) as writer:
@@ -115,7 +118,7 @@ def test_a_bucket_at_once_is_as_record_by_record(told: list[tuple[str | None, by
                 else:
                     writer.fact(patient, value)
             writer.close(feeds={})
-        count = assert_same(Log(Path(folder, "log"), BOOK), use_cases, patch)
+        count = assert_same(Log(Path(folder, "log"), BOOK), asked, patch)
         assert count == len({patient for patient, _ in told if patient is not None})
 
 
@@ -136,3 +139,29 @@ def test_a_place_that_a_history_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert chunk.histories.place.tolist() == [fact.PLACE_MAX]
     with pytest.raises(InputError, match="more than"):
         list(cohort.chunks(Log(tmp_path / "full", BOOK), [START]))
+
+
+@CHECKED
+@given(st.lists(histories(), min_size=1, max_size=3), use_cases(), st.booleans())
+def test_the_rows_to_train_on_are_those_of_revision_0(stored: list[bytes], asked: UseCase, eligible_only: bool) -> None:
+    """Asked once for each encounter, they are the same as picked from everything that is issued."""
+    chunk = cohort.Chunk([f"p{n}" for n in range(len(stored))], history.read(stored), stored, [])
+    patients = len(stored)
+    every = answers(chunk.histories, asked, since=np.zeros(patients, np.int64), until=np.full(patients, history.NEVER))
+    wanted = every.where((every.revision == 0) & every.told & ((every.status == SCORED) | (not eligible_only)))
+    found = cohort.index_answers(chunk, asked, eligible_only=eligible_only)
+    for name in Answers.__slots__:
+        one, other = getattr(found, name), getattr(wanted, name)
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes()), name
+
+
+def test_what_comes_ahead_is_in_order_and_fails_where_it_is_used() -> None:
+    """The items as they are; an error stands where its item would, and an iterator that is left unfinished is let go."""
+    assert list(cohort.ahead(iter([0, "", 3]))) == [0, "", 3]
+    assert list(cohort.ahead(iter([]))) == []
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        for item in cohort.ahead(6 // n for n in (3, 2, 0, 1)):
+            seen.append(item)
+    assert seen == [2, 3]
+    assert next(cohort.ahead(iter(range(9)))) == 0

@@ -249,3 +249,12 @@ def test_ticks_stand_where_time_can_matter(tmp_path: Path, gap_us: int, ticks: i
     assert all(stamp_us % DAY_US == 0 and stamp_us > T_US for stamp_us in stamps), [rfc3339(max(s, TIME_MIN_US)) for s in stamps]
     assert len(stamps) == ticks
     assert told[-1].patient_id is None
+
+
+def test_a_log_is_read_from_any_place(tmp_path: Path) -> None:
+    """Records from a place on are the end of all records, whatever bucket they lie in."""
+    simulated(tmp_path, "one", 7)
+    log = Log(tmp_path / "one", BOOK)
+    told = list(log.records())
+    for since in (0, 1, len(told) // 2, len(told) - 1, len(told)):
+        assert list(log.records(since)) == told[since:]

@@ -118,8 +118,6 @@ def test_the_generator_reaches_the_log(feed: str) -> None:
 # --- single rules ----------------------------------------------------------------------------------------------------------------------
 
 VISIT = {"id": "x", "patient_id": "p", "encounter_class": "inpatient"}
-LONG_US = TIME_MAX_US - 1 - TIME_MIN_US
-"""The longest visit that is admitted, 350 years: float64 holds its length to 2 µs."""
 
 
 @CHECKED

@@ -180,7 +180,7 @@ def test_few_patients_cannot_be_told_however_many_visits() -> None:
     """29 patients with a hundred visits each are too few, 30 are not."""
     visits = invented(6_000, patients=60)
     few, enough = (group(visits, visits.patient < n, draws=50) for n in (29, 30))
-    assert (few["patients"], few["verdict"]) == (29, "cannot tell")
+    assert (few["patients"], few["verdict"], few["by_patient"]) == (29, "cannot tell", [None, None])
     assert few["more_visits_needed"] == 100
     assert (enough["patients"], enough["verdict"]) == (30, "no sign")
 
@@ -193,7 +193,7 @@ def test_a_group_without_any_event_is_not_certain() -> None:
     mask &= visits.index_us < 60 * SECOND_US
     found = group(visits, mask)
     assert (found["visits"], found["events"]) == (40, 0)
-    assert found["verdict"] == "cannot tell"
+    assert (found["verdict"], found["by_patient"]) == ("cannot tell", [None, None])
 
 
 @pytest.mark.parametrize(("half", "needed"), [(0.05, 0), (0.0501, 5), (0.10, 3_000)])
@@ -313,6 +313,18 @@ def test_a_group_that_cannot_be_told_says_how_many_visits_more(document: dict[st
     words = read(page.render(changed)).words
     assert "Cannot tell yet (needs about 1,240 more visits)." in words
     assert "Risks under-state by 3.2 in 100 visits (0.3 to 6.1)." in words
+
+
+def test_a_group_of_few_patients_shows_no_figure(document: dict[str, Any]) -> None:
+    """Ten patients could be recognised, eleven are shown."""
+    named = []
+    for patients, is_shown in ((10, False), (11, True)):
+        changed: dict[str, Any] = json.loads(json.dumps(document))
+        changed["groups"][0] |= {"patients": patients, "visits": 7_777, "verdict": "cannot tell", "by_patient": [None, None]}
+        words = read(page.render(changed)).words
+        assert (f"7,777 visits of {patients} patients" in words) is is_shown
+        named.append(words.count("fewer than 11 patients"))
+    assert named[0] == named[1] + 1
 
 
 def test_a_page_of_nothing_flagged_can_be_made(document: dict[str, Any]) -> None:

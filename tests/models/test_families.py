@@ -115,13 +115,15 @@ def plain_losses(matrix: Float, label: Float, patient: Any) -> Float:
 
 
 @pytest.mark.parametrize(("seed", "n", "signal"), [(1, 400, 0.2), (2, 400, 1.0), (3, 900, 2.0), (4, 300, 0.0), (5, 1_500, 1.0)])
-def test_the_fast_search_finds_the_penalty_of_the_plain_one(seed: int, n: int, signal: float) -> None:
-    """Of the plain losses, that of the chosen penalty is the least, to a millionth."""
+def test_the_fast_search_has_the_losses_of_the_plain_one(seed: int, n: int, signal: float) -> None:
+    """To five digits, for every penalty, on folds of unequal size; the least of them is chosen."""
     matrix, label, patient = invent(n, seed=seed, signal=signal, p=6)
+    patient[: n // 4] = patient[0]
     with threadpool_limits(1):
-        losses = plain_losses(matrix, label, patient)
+        losses = plain_losses(matrix, label, patient) / n
+    np.testing.assert_allclose(families.penalty_losses(matrix, label, patient), losses, rtol=1e-5)
     chosen = losses[PENALTIES.index(families.choose_penalty(matrix, label, patient))]
-    assert chosen <= losses.min() * (1 + 1e-6), dict(zip(PENALTIES, losses.tolist(), strict=True))
+    assert chosen <= losses.min() * (1 + 2e-5), dict(zip(PENALTIES, losses.tolist(), strict=True))
 
 
 def test_the_search_does_not_always_say_the_same() -> None:
@@ -144,7 +146,7 @@ def test_a_fold_with_one_class_is_named() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 def test_class_weights_leave_the_level_of_the_risks_alone(family: Family) -> None:
-    """On fresh visits mean risk over event rate is near 1 with weights, as without; uncorrected it would be above 2."""
+    """On fresh visits mean risk over event rate is near 1 with weights, as without (trees: to a fifth); uncorrected it is above 2."""
     matrix, label, patient = invent(4_000, seed=11)
     fresh, came, _ = invent(20_000, seed=12)
     ratios = {}
@@ -152,7 +154,7 @@ def test_class_weights_leave_the_level_of_the_risks_alone(family: Family) -> Non
         fitted = families.fit(family, matrix, label, patient, class_weight=weight)
         ratios[weight] = float(fitted.risk(fresh).mean() / came.mean())
     raw = replace(fitted, weight_ratio=1.0).risk(fresh).mean() / came.mean()
-    assert 0.93 < ratios["none"] < 1.07 and 0.85 < ratios["balanced"] < 1.15 and raw > 2, (ratios, raw)
+    assert 0.93 < ratios["none"] < 1.07 and abs(ratios["balanced"] - 1) < (0.07 if family is LOGISTIC else 0.2) and raw > 2, (ratios, raw)
 
 
 def rows_of(n: int, *, seed: int) -> training.Rows:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models import bootstrap, metrics
 from models.bootstrap import Interval
+from tests.bench import coverage
 from tests.oracle import metrics as oracle
 
 CHECKED = settings(max_examples=150, deadline=None, print_blob=True)
@@ -108,6 +109,14 @@ def test_a_line_that_separates_is_none() -> None:
     """No finite slope fits perfect order."""
     slope = metrics.calibration_line(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]))[1]
     assert math.isnan(float(slope))
+
+
+def test_a_line_far_from_flat_is_found() -> None:
+    """Whole Newton steps run away here: many low risks without an event, the few high ones nearly all with one."""
+    risk = np.concatenate([np.full(790, 0.02), np.full(10, 0.03), np.full(24, 0.6)])
+    label = np.concatenate([np.zeros(790), [1.0], np.zeros(9), np.ones(23), [0.0]])
+    intercept, slope = (float(x) for x in metrics.calibration_line(risk, label))
+    assert oracle.score_equations(risk.tolist(), label.tolist(), intercept, slope) == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
 def test_a_known_line_is_found() -> None:
@@ -222,3 +231,14 @@ def test_visits_that_are_alike_widen_the_interval_by_patient() -> None:
     by_patient = bootstrap.intervals(one, np.repeat(np.arange(60), 10), draws=500, seed=3)["p"][0]
     naive = bootstrap.intervals(one, np.arange(600), draws=500, seed=3)["p"][0]
     assert by_patient.half / naive.half == pytest.approx(math.sqrt(10), rel=0.25)
+
+
+def test_the_measure_of_coverage_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make intervals` in its short form; what it measures decides nothing here."""
+    monkeypatch.setattr(coverage, "TRUTH_PATIENTS", 2_000)
+    monkeypatch.setattr(coverage, "TRUTH_PIECES", 2)
+    true, by_patient, naive = coverage.coverage(repeats=4, patients=80, draws=60, seed=1)
+    assert (true[0] > 0.05, true[1] > true[0]) == (True, True)
+    for held in (by_patient, naive):
+        assert held.shape == (3,)
+        assert ((held >= 0) & (held <= 1)).all()
