@@ -45,7 +45,7 @@ CONDITIONS = (  # ICD-10-CM, share at mean frailty, log hazard
     ("K7460", 0.03, 0.15),
     ("F329", 0.15, 0.00),
 )
-FRAILTY, METASTATIC, MEDICAID, TREATED, AGE_DECADE = 0.49, 0.25, 0.20, 0.20, 0.03
+FRAILTY, METASTATIC, MEDICAID, TREATED, AGE_DECADE = 0.51, 0.25, 0.20, 0.20, 0.03
 """Log hazard per unit: of frailty, and of each of the others."""
 GONE_DAILY = 1 / 900 + 1 / 3000
 """About what share leaves or dies on a day: so many enrol, which keeps the panel as large as it was."""

@@ -86,13 +86,19 @@ class Scenario:
         for what, factor in factors:
             if not 0 < factor < 100:
                 raise InputError(f"{what}: a factor of the hazard lies above 0 and below 100")
+        for change in self.slope:
+            if not 0 <= change.value <= 10:
+                raise InputError(f"slope {change.value}: a factor of log hazards lies between 0 and 10")
+        for change in self.case_mix:
+            if change.group or not abs(change.value) <= 5:
+                raise InputError(f"case mix {change.value}: expected at most 5 standard deviations either way, for all who enrol")
         for outage in (*self.silent, *self.half_lost):
             if outage.feed not in event.FEEDS:
                 raise InputError(f"feed {outage.feed} is not known; expected one of {', '.join(event.FEEDS)}")
             if outage.from_us >= outage.until_us:
                 raise InputError(f"{outage.feed}: an outage ends after it begins")
         for change in self.unit_change:
-            if change.value not in range(1, self.sites + 1):
+            if change.group or change.value not in range(1, self.sites + 1):
                 raise InputError(f"unit change at site {change.value:g}: sites are numbered from 1 to {self.sites}")
 
 

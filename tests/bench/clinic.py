@@ -1,6 +1,6 @@
 """Print what a model trained on the simulated clinic finds, beside the published figures, and how fast its events are made: `make clinic`.
 
-python -m tests.bench.clinic                     8,000 patients to train on, as many to evaluate on as were published (minutes)
+python -m tests.bench.clinic                     12,000 patients to train on, as many to evaluate on as were published (minutes)
 python -m tests.bench.clinic --patients 1000     a quick look: a smaller model is a worse one
 """
 
@@ -137,7 +137,7 @@ def speed(patients: int) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--patients", default=8_000, show_default=True, help="Who ever appear in the two years of training.")
+@click.option("--patients", default=12_000, show_default=True, help="Who ever appear in the two years of training.")
 @click.option("--seed", default=1, show_default=True)
 def main(patients: int, seed: int) -> None:
     """Train, evaluate, print."""

@@ -352,6 +352,8 @@ def test_changes_are_read_from_text() -> None:
         (lambda: Scenario(silent=(Outage("labs", 1, 1),)), "an outage ends after it begins"),
         (lambda: Scenario(unit_change=(Change(2),)), "sites are numbered from 1 to 1"),
         (lambda: Scenario(drift=(Change(0.0),)), "a factor of the hazard lies above 0"),
+        (lambda: Scenario(slope=(Change(-1.0),)), "slope -1.0: a factor of log hazards lies between 0 and 10"),
+        (lambda: Scenario(case_mix=(Change(1.0, group="female"),)), "for all who enrol"),
         (lambda: clinic(bias=(("tall", 2.0),)), "group tall is not known; expected one of female, male"),
         (lambda: Scenario(sites=0), "at least one site"),
     ],

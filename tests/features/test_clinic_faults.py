@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from features import event
+from features.clinic import Knobs, events
 from features.codes import OTHER, codebook
 from features.decode import decode
 from features.errors import InputError
-from features.clinic import Knobs, events
 
 START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
 CARE = {"encounter", "lab", "vital", "medication_order", "medication_administration", "condition"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import codes, cohort, fact, history, usecase
+from features import codes, cohort, fact, history, tables, usecase
 from features.clock import DAY_US, HOUR_US, MINUTE_US
 from features.errors import InputError
 from features.log import Log, LogWriter
@@ -165,3 +165,14 @@ def test_what_comes_ahead_is_in_order_and_fails_where_it_is_used() -> None:
             seen.append(item)
     assert seen == [2, 3]
     assert next(cohort.ahead(iter(range(9)))) == 0
+
+
+@pytest.mark.parametrize(
+    "names", [[""], ["a", "", "\N{GRINNING FACE}" * 11], ["b" * 47, "c"], ["d" * 48, "e"], ["f" * 49, "g" * 97, "h"], []]
+)
+def test_names_of_encounters_are_columns(names: list[str]) -> None:
+    """The same as `Histories.names`, on both sides of the length that one record holds."""
+    visit = fact.pack(identity=b"1" * 16, event_us=T_US, concept=codes.VISIT_CONCEPTS["home"])
+    h = history.read([b"".join(visit + fact.name_records(name.encode(), place=0) for name in names)])
+    rows = np.arange(len(names))
+    assert tables._names(h, rows).to_pylist() == h.names(rows) == names

@@ -158,7 +158,7 @@ def test_the_commands_of_a_new_folder_are_commands(tmp_path: Path) -> None:
     """Each line of its README: a command, its options, and no argument missing but those that the site gives."""
     site.begin(tmp_path, "ed_60d_any")
     lines = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("premonitor ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     every = leaves(main)
     for line in lines:
         _, name, *words = shlex.split(line, comments=True)
