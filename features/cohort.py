@@ -124,10 +124,10 @@ def _names(bucket: Bucket, rows: Int) -> tuple[Int, npt.NDArray[np.void]]:
     begin = begin[which] + names["ordinal"].astype(np.int64) * fact.NAME_CHUNK
     names["version"] = np.minimum(end[which] - begin, fact.NAME_CHUNK)
     names["place"], names["concept"] = bucket.seq[rows[which]], codes.NAME
-    byte = begin[:, None] + np.arange(fact.NAME_CHUNK)
-    inside = byte < end[which][:, None]
     text = names.view(np.uint8).reshape(len(names), fact.HEAD_BYTES)[:, : fact.NAME_CHUNK]
-    text[inside] = bucket.source[byte[inside]]
+    padded = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
+    inside = np.arange(fact.NAME_CHUNK) < names["version"][:, None]
+    text[:] = np.lib.stride_tricks.sliding_window_view(padded, fact.NAME_CHUNK)[begin] * inside
     return rows[which], names
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -184,16 +185,30 @@ def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, pla
         known &= own if part.episode == "own" else ~own | (episode == 0)
     if not known.all():
         ask, pick = ask[known], pick[known]
-    age_us, concept = q.event_us[ask] - time[pick], h.concept[seen]
+    age_us, facts = q.event_us[ask] - time[pick], _Facts(h, seen, plan)
     for layer in part.layers:
-        group = layer.group_of[concept][pick]
+        group = layer.group_of[facts.concept][pick]
         pairs = _Pairs(ask, age_us, group, pick)
         if (group < 0).any():
             pairs = pairs.where(group >= 0)
         for lookback_us, wanted in layer.wanted:  # each a part of the one before
             if lookback_us not in (None, part.longest_us):
                 pairs = pairs.where(pairs.age_us <= (lookback_us or 0))
-            _aggregate(matrix, h, seen, pairs, layer.groups, wanted, plan)
+            _aggregate(matrix, facts, pairs, layer.groups, wanted)
+
+
+class _Facts:
+    """The facts that a pass may see, in (patient, event_time, ordinal, id) order, shape (m,)."""
+
+    def __init__(self, h: Histories, seen: Int, plan: Plan) -> None:
+        self.h, self.seen, self._plan = h, seen, plan
+        self.concept, self.value = h.concept[seen], h.value[seen]
+
+    @cached_property
+    def abnormal(self) -> Bool:
+        """Whether a value is outside the reference interval."""
+        outside: Bool = (self.value < self._plan.low[self.concept]) | (self.value > self._plan.high[self.concept])
+        return outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,21 +219,19 @@ class _Pairs:
     age_us: Int
     group: npt.NDArray[np.int16]
     fact: Int
-    """Index into the facts in order."""
+    """Index into `_Facts`."""
 
     def where(self, mask: Bool) -> _Pairs:
         keep = np.flatnonzero(mask)
         return _Pairs(self.ask[keep], self.age_us[keep], self.group[keep], self.fact[keep])
 
 
-def _aggregate(
-    matrix: Float, h: Histories, seen: Int, pairs: _Pairs, groups: int, wanted: tuple[tuple[int, int, Feature], ...], plan: Plan
-) -> None:
-    """Write the wanted aggregates of one window; the pairs count the facts `seen`."""
+def _aggregate(matrix: Float, facts: _Facts, pairs: _Pairs, groups: int, wanted: tuple[tuple[int, int, Feature], ...]) -> None:
+    """Write the wanted aggregates of one window."""
     size = len(matrix) * groups
     cell = pairs.ask * groups + pairs.group
     made: dict[str, Array] = {}
-    value = h.value[seen][pairs.fact]
+    value = facts.value[pairs.fact]
 
     def scatter(content: Array, *, backwards: bool = False) -> Array:
         """The last (or first) pair of each cell: of repeated indices numpy keeps the last."""
@@ -234,11 +247,9 @@ def _aggregate(
                 case "any":
                     made[name] = make("count") > 0
                 case "any_abnormal":
-                    concept, told = h.concept[seen], h.value[seen]
-                    abnormal = (told < plan.low[concept]) | (told > plan.high[concept])
-                    made[name] = np.bincount(cell[abnormal[pairs.fact]], minlength=size) > 0
+                    made[name] = np.bincount(cell[facts.abnormal[pairs.fact]], minlength=size) > 0
                 case "distinct_episodes":
-                    made[name] = _distinct(cell, h.episode[seen][pairs.fact], size)
+                    made[name] = _distinct(cell, facts.h.episode[facts.seen[pairs.fact]], size)
                 case "sum":
                     made[name] = np.where(make("any"), np.bincount(cell, weights=value, minlength=size), np.nan)
                 case "mean":
@@ -263,7 +274,7 @@ def _aggregate(
                 case "days_since_first":
                     made[name] = scatter(pairs.age_us / DAY_US, backwards=True)
                 case "last_ordinal":
-                    made[name] = scatter(h.ordinal[seen][pairs.fact].astype(np.float64))
+                    made[name] = scatter(facts.h.ordinal[facts.seen[pairs.fact]].astype(np.float64))
         return made[name]
 
     for group, column, f in wanted:

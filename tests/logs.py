@@ -20,7 +20,7 @@ DATA = Path(os.environ.get("PREMONITOR_DATA", Path(__file__).parent / "data"))
 KINDS = ("mimic", "eicu", "synthea", "simulated")
 
 
-def events(kind: str, *, patients: int = 60, seed: int = 5) -> list[simulator.Told]:
+def events(kind: str, *, patients: int = 60, seed: int = 5) -> list[tuple[str, dict[str, Any]]]:
     """The events of a source, in the order in which it tells them."""
     if kind == "mimic":
         return list(mimic.events(DATA / "mimic_iv_demo"))

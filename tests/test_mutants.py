@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant(
         "S5: the index visit's own facts count as other's",
         "features.windows",
-        "~own | (h.episode[rank] == 0)",
+        "~own | (episode == 0)",
         "~own | own",
         (f"{WINDOWS}::test_s5_not_own", KERNEL),
     ),
@@ -90,15 +90,15 @@ MUTANTS = [
     Mutant(
         "S2: a fact is seen one place early",
         "features.windows",
-        "(h.place[rank] <= q.place[ask])",
-        "(h.place[rank] <= q.place[ask] + 1)",
+        "h.place[seen][pick] <= q.place[ask]\n",
+        "h.place[seen][pick] <= q.place[ask] + 1\n",
         (f"{WINDOWS}::test_s2_what_is_known_at_a_place", KERNEL),
     ),
     Mutant(
         "S4: what was amended still rules at the place of the amendment",
         "features.windows",
-        "(q.place[ask] < h.until[rank])",
-        "(q.place[ask] <= h.until[rank])",
+        "q.place[ask] < until[pick]",
+        "q.place[ask] <= until[pick]",
         (f"{WINDOWS}::test_s2_what_is_known_at_a_place", KERNEL),
     ),
     Mutant(

@@ -187,7 +187,7 @@ def events(
     Example:
         >>> from datetime import UTC
         >>> told = events(patients=2, start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 2, 1, tzinfo=UTC), seed=7)
-        >>> next(told)[0]
-        'persons'
+        >>> sorted({event["patient_id"] for _, event in told})
+        ['p000000', 'p000001']
     """
     return Clinic(patients, start, end, seed, knobs, scenario).events()

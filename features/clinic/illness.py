@@ -40,9 +40,9 @@ STOP = np.dtype(
 )
 Stops = npt.NDArray[np.void]
 
-LEVEL, MIDDLE = -7.16, 0.75
+LEVEL, MIDDLE = -7.15, 0.75
 """Log hazard a day of the plainest patient, and the log hazard beyond it about which `slope` turns: where the events are."""
-OF_STATE = np.array([0.0, 0.62, 1.15, 0.0])
+OF_STATE = np.array([0.0, 0.64, 1.18, 0.0])
 EXCITED, EXCITED_DAYS = 0.9, 14.0
 WEEKDAY = np.array([0.10, 0.03, 0.0, 0.0, 0.03, -0.06, -0.10])
 """Log hazard from Monday to Sunday."""

@@ -43,7 +43,7 @@ OWN: dict[str, dict[str, Any]] = {
     "persons": {"kind": "person", "code": "female", "code_system": "sex", "status": "final"},
     "deaths": {"kind": "death", "status": "entered-in-error"},
     "retractions": {"kind": "retraction", "target_kind": "lab"},
-    "merges": {"kind": "merge", "from_patient_id": "p2"},
+    "merges": {"kind": "merge", "from_patient_id": "p2", "status": "entered-in-error"},
 }  # fmt: skip
 VALID = {feed: {name: json.dumps(value) for name, value in (COMMON | OWN[feed]).items()} for feed in FEEDS}
 """A valid record of each feed with every field of its contract; field → JSON text."""
