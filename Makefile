@@ -35,7 +35,7 @@ bench: $(VENV)/.bench ## measure speed, latency and growth
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
 bench-features: $(VENV)/.bench ## measure the rows of a large log against Polars and DuckDB
-	$(BIN)/python tests/bench/features.py $(ARGS)
+	$(BIN)/python tests/bench/matrix.py $(ARGS)
 
 bench-memory: $(VENV)/.bench ## measure whether memory grows with the log (half an hour)
 	$(BIN)/python tests/bench/memory.py $(ARGS)

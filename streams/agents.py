@@ -8,8 +8,8 @@ from typing import Any
 import faust
 
 from streams.admit import Admission
+from streams.batches import Batch, fresh
 from streams.bus import Bus
-from streams.intake import Batch, fresh
 from streams.metrics import Metrics
 from streams.steps import Outputs, ScoreStep
 from streams.topics import Names

@@ -21,7 +21,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from features.errors import CheckFailed, PremonitorError, ServiceError
 from streams.align import Align
-from streams.bus import Ack
+from streams.batches import Batch
 from streams.settings import Settings
 from streams.store import Damaged, Gap
 
@@ -37,50 +37,6 @@ class Places(Protocol):
 
     def committed(self, partition: int, place: int) -> None:
         """Everything before `place` is committed."""
-
-
-class Batch:
-    """Records of one partition, handed to an agent once. Covers offsets `[start, next)`."""
-
-    __slots__ = ("blamed", "epoch", "intake", "next", "partition", "records", "report", "start", "times", "tp")
-
-    def __init__(self, intake: Intake, tp: TopicPartition, start: int, records: Sequence[Any], times: Sequence[int] = ()) -> None:
-        self.intake, self.tp, self.partition, self.start, self.records, self.times = intake, tp, tp.partition, start, records, times
-        self.next: int = records[-1].offset + 1
-        self.epoch = intake.epochs[tp]
-        self.report: asyncio.Future[Sequence[Ack]] = asyncio.get_running_loop().create_future()
-        self.blamed: bool | None = None
-        """Whether this batch's failure is what made its partition go back."""
-
-    @property
-    def stale(self) -> bool:
-        """The partition was taken away or read anew since."""
-        return self.intake.epochs.get(self.tp) != self.epoch
-
-    def done(self, acks: Sequence[Ack] = ()) -> None:
-        """All outputs of the batch are on their way."""
-        if not self.report.done():
-            self.report.set_result(acks)
-
-    def failed(self, error: Exception) -> None:
-        """Go back here and now: the agent must not take up a later poll of these partitions first."""
-        if self.report.done():
-            return
-        self.blamed = not self.stale
-        if self.blamed:
-            self.intake.rewind(self.tp)
-        self.report.set_exception(error)
-
-
-def fresh(poll: Iterable[Batch]) -> list[Batch]:
-    """The batches of a poll that are still ours; the stale ones are reported as done without effect."""
-    kept = []
-    for batch in poll:
-        if batch.stale:
-            batch.done()
-        else:
-            kept.append(batch)
-    return kept
 
 
 class Intake(faust.Service):
@@ -238,11 +194,15 @@ class Intake(faust.Service):
                 batches = [Batch(self, tp, self.place[tp], records) for tp, records in got.items() if tp in self.place and records]
             for batch in batches:
                 self.place[batch.tp] = batch.next
-            asyncio.gather(*(b.report for b in batches), return_exceptions=True).add_done_callback(lambda _: self._room.release())
+            asyncio.gather(*(b.report for b in batches), return_exceptions=True).add_done_callback(self._reported)
             if batches:
                 self._quiet.clear()
                 await self._polls.put(batches)
                 await self.channel.put(batches)
+
+    def _reported(self, reports: asyncio.Future[list[Any]]) -> None:
+        if not any(isinstance(report, BaseException) for report in reports.result()):
+            self._room.release()
 
     async def _aligned(self, align: Align[TopicPartition], got: dict[TopicPartition, list[Any]]) -> list[Batch]:
         """What may go on now; the rest waits, read but neither handed on nor committed."""
@@ -276,6 +236,8 @@ class Intake(faust.Service):
                 poll = []
             for batch in poll:
                 await self._settle_one(batch)
+            if any(b.trouble for b in poll):
+                self._room.release()  # no sooner: what fails is tried again at the pace of the retries
             now_s = time.monotonic()
             if self._polls.empty():
                 if not poll or all(b.report.done() for b in poll):

@@ -136,12 +136,7 @@ def _bias(text: str) -> tuple[str, float]:
 
 
 change = _read(_change, "1.5@2025-03-01, 1.5, or black:1.5@2025-03-01 for one group")
-"""A `Change` from text.
-
-Example:
-    >>> change("1.5@1970-01-02")
-    Change(value=1.5, from_us=86400000000, group='')
-"""
+"""A `Change` from text."""
 site_change = _read(_change, "2@2025-03-01 (site, date)")
 outage = _read(_outage, "labs@2025-03-01..2025-03-04 (the last day is not part of it)")
 bias = _read(_bias, "black=1.3")

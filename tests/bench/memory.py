@@ -30,7 +30,7 @@ def child(work: str, facts: int, log: Path, out: Path) -> None:
     from features.importers.build import build_log
     from features.log import Log
     from tests.bench import big_log, task
-    from tests.bench.features import peak_mb
+    from tests.bench.matrix import peak_mb
 
     book = codebook()
     before = peak_mb()

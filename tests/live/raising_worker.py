@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from streams import agents
+from streams.batches import Batch, fresh
 from streams.cli import run
-from streams.intake import Batch, fresh
 from streams.steps import FactBatch, ScoreStep
 
 

@@ -1,7 +1,7 @@
 """How long the rows of all index encounters of a large log take us, and the best plans of Polars and DuckDB: `make bench-features`.
 
-python tests/bench/features.py                                  2 million facts, three repetitions
-python tests/bench/features.py --facts 200000 --reps 1          a quick look
+python tests/bench/matrix.py                                  2 million facts, three repetitions
+python tests/bench/matrix.py --facts 200000 --reps 1          a quick look
 
 Each run is a process of its own that reads the same Parquet log and writes the same table; a time counts only if every value is equal.
 The peers' tasks are easier: that each fact was told once and how the columns of one visit follow from each other is written into them.

@@ -11,7 +11,7 @@ import pytest
 
 from features.codes import codebook
 from features.log import Log
-from tests.bench import big_log, features
+from tests.bench import big_log, matrix
 from tests.bench.task import DAY_US
 
 pytestmark = pytest.mark.fast
@@ -38,9 +38,9 @@ def test_every_plan_gives_our_values(tmp_path: Path) -> None:
     peers = [pytest.importorskip(f"tests.bench.peer_{who}", reason="of the extra bench") for who in ("polars", "duckdb")]
     big_log.write(tmp_path / "log", FACTS, seed=3, book=codebook())
     plans = dict(zip(("polars", "duckdb"), (peer.PLANS for peer in peers), strict=True))
-    counted = features.measure(tmp_path / "log", tmp_path, reps=1, plans=plans, keep={})
-    assert {who: len(runs) for who, runs in counted.items()} == {features.OURS: 1, "polars": 1, "duckdb": 1}
-    assert features.report(counted).count("×") == 4
+    counted = matrix.measure(tmp_path / "log", tmp_path, reps=1, plans=plans, keep={})
+    assert {who: len(runs) for who, runs in counted.items()} == {matrix.OURS: 1, "polars": 1, "duckdb": 1}
+    assert matrix.report(counted).count("×") == 4
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_a_difference_is_found(column: list[float | None], other: list[float | N
     names = ["a", "b"]
     pq.write_table(pa.table({"encounter_id": names, "x": column}), tmp_path / "one")
     pq.write_table(pa.table({"encounter_id": names[::-1], "x": other[::-1]}), tmp_path / "other")
-    assert len(features.differences(tmp_path / "one", tmp_path / "other")) == wrong
+    assert len(matrix.differences(tmp_path / "one", tmp_path / "other")) == wrong
