@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from streams.bus import Ack
 
 if TYPE_CHECKING:
-    from streams.intake import Intake, TopicPartition
+    from streams.intake import Intake
 
 
 class Batch:
@@ -17,7 +17,7 @@ class Batch:
 
     __slots__ = ("blamed", "epoch", "intake", "next", "partition", "records", "report", "start", "times", "tp")
 
-    def __init__(self, intake: Intake, tp: TopicPartition, start: int, records: Sequence[Any], times: Sequence[int] = ()) -> None:
+    def __init__(self, intake: Intake, tp: Any, start: int, records: Sequence[Any], times: Sequence[int] = ()) -> None:
         self.intake, self.tp, self.partition, self.start, self.records, self.times = intake, tp, tp.partition, start, records, times
         self.next: int = records[-1].offset + 1
         self.epoch = intake.epochs[tp]
