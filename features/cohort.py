@@ -22,8 +22,6 @@ from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 
 PATIENTS_AT_ONCE = 1_000
-WHOLE = np.dtype(f"V{fact.HEAD_BYTES}")
-"""A record of a history as one thing: numpy copies a structured array field by field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +103,10 @@ def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]
     at = np.empty(len(order), np.int64)
     at[order] = np.cumsum(size[order]) - size[order]
     records = np.empty(int(size.sum()), fact.HEAD)
-    whole = records.view(WHOLE)
-    whole[at[: len(heads)]] = heads.view(WHOLE)
-    whole[at[len(heads) :]] = controls.ticks[by].view(WHOLE)
-    whole[at[fact_of_name] + 1 + names["ordinal"]] = names.view(WHOLE)
+    whole = records.view(fact.WHOLE)
+    whole[at[: len(heads)]] = heads.view(fact.WHOLE)
+    whole[at[len(heads) :]] = controls.ticks[by].view(fact.WHOLE)
+    whole[at[fact_of_name] + 1 + names["ordinal"]] = names.view(fact.WHOLE)
     patients = len(bucket.patients)
     records_of = np.bincount(owner, weights=size, minlength=patients).astype(np.int64)
     return records, np.concatenate([[0], np.cumsum(records_of)])

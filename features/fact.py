@@ -42,6 +42,8 @@ HEAD = np.dtype(
 )
 """One record of a history. `value`: in the concept's unit, NaN for none; of an encounter its length in µs, NaN while open."""
 HEAD_BYTES = HEAD.itemsize
+WHOLE = np.dtype(f"V{HEAD_BYTES}")
+"""A record as one thing: numpy copies a structured array field by field."""
 _NAME = struct.Struct("<48sIIHHBBH")
 _HEAD = struct.Struct("<QQqqdQIIHHBBH")
 NAME_CHUNK = 48

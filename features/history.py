@@ -21,8 +21,6 @@ Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 
-_WHOLE = np.dtype("V64")
-
 
 @dataclass(frozen=True, slots=True)
 class Histories:
@@ -78,7 +76,7 @@ class Histories:
     def names(self, rows: Int) -> list[str]:
         """The source's identifiers of encounters."""
         at = self.row[rows] + 1
-        chunk = self.records[at]
+        chunk = self.records.view(fact.WHOLE)[at].view(fact.HEAD)
         raw, size = chunk.tobytes(), chunk["version"].tolist()
         texts = [raw[64 * n : 64 * n + length].decode() for n, length in enumerate(size) if length < fact.NAME_CHUNK]
         if len(texts) < len(size):  # a long one continues in the next record
@@ -100,16 +98,17 @@ def read(histories: list[bytes]) -> Histories:
     row = np.flatnonzero(records["concept"] != codes.NAME)
     seg = owner[row]
     start = np.searchsorted(seg, np.arange(len(histories) + 1))
-    facts = records.view(_WHOLE)[row].view(fact.HEAD)  # whole records: numpy copies a structured array field by field
+    facts = records.view(fact.WHOLE)[row].view(fact.HEAD)
     place, lead, packets = facts["place"].astype(np.int64), np.arange(len(seg)), list[tuple[int, int, Int]]()
-    undone = np.full(len(seg), -1)
+    undone, gone = np.full(len(seg), -1), np.full(len(seg), NEVER)
     if facts["merge"].any():
         told = together(facts, seg, place)
         facts, seg, row = facts[told.order], seg[told.order], row[told.order]
         place, lead, packets, undone = told.place, told.lead, told.packets, told.undone
+        gone = np.where(undone < 0, NEVER, place[undone])
         start = np.searchsorted(seg, np.arange(len(histories) + 1))
     version = facts["version"].astype(np.int64)
-    until, earlier, duplicates, conflicts = _fold(facts, seg, place, version, np.where(undone < 0, NEVER, place[undone]))
+    until, earlier, duplicates, conflicts = _fold(facts, seg, place, version, gone)
     return Histories(
         records=records,
         row=row,

@@ -26,11 +26,11 @@ from features.clock import TIME_MIN_US
 from features.fact import CARRIED, SETTLED
 
 Int = npt.NDArray[np.int64]
-Array = npt.NDArray[Any]
 NEVER = 2**40
 """A place that is never reached."""
 _FLAGS, _CONCEPT = 61, slice(58, 60)
 """Where they stand in a head."""
+_TICK, _CARRIED_TICK, _MERGE, _MERGED = (n.to_bytes(2, "little") for n in (codes.TICK, codes.CARRIED_TICK, codes.MERGE, codes.MERGED))
 
 
 def number(merge: bytes) -> int:
@@ -44,8 +44,8 @@ def sent_on(head: bytes, *, merge: int, packed: bool) -> bytes:
     Args:
         packed: It waits for the end of the merge; else it takes effect where it stands.
     """
-    if head[_CONCEPT] == codes.TICK.to_bytes(2, "little"):
-        head = head[:58] + codes.CARRIED_TICK.to_bytes(2, "little") + head[60:]
+    if head[_CONCEPT] == _TICK:
+        head = head[:58] + _CARRIED_TICK + head[60:]
     flags = head[_FLAGS] & ~(CARRIED | SETTLED) | CARRIED * packed
     return head[:48] + bytes(4) + head[52:_FLAGS] + bytes((flags,)) + merge.to_bytes(2, "little")
 
@@ -58,14 +58,17 @@ def settled(value: bytes) -> bytes:
 def end_record(redirect: bytes, origin: str) -> bytes:
     """The record of `facts` that ends a merge, from the head of its redirect."""
     identity = blake2b(b"end|" + redirect[:16], digest_size=16).digest()
-    head = identity + redirect[16:48] + bytes(4) + redirect[52:58] + codes.MERGED.to_bytes(2, "little") + redirect[60:_FLAGS]
-    tail = fact.Told("merged", "", "", None, None, "", None, None, "", "", 0)
-    return fact.join(head + b"\0" + number(redirect[:16]).to_bytes(2, "little"), origin.encode(), tail)
+    head = identity + redirect[16:48] + bytes(4) + redirect[52:58] + _MERGED + redirect[60:_FLAGS]
+    return fact.join(head + b"\0" + number(redirect[:16]).to_bytes(2, "little"), origin.encode(), _tail("merged"))
 
 
 def carried_value(head: bytes, name: bytes) -> bytes:
     """The record of `facts` that carries a head of a history. The source's own words stay under the first patient."""
-    return fact.join(head, name, fact.Told("carried", "", "", None, None, "", None, None, "", "", 0))
+    return fact.join(head, name, _tail("carried"))
+
+
+def _tail(kind: str) -> fact.Told:
+    return fact.Told(kind, "", "", None, None, "", None, None, "", "", 0)
 
 
 def model_marker(activation: dict[str, Any], redirect: bytes, merge: int) -> bytes:
@@ -132,8 +135,7 @@ def first_history(records: npt.NDArray[np.void], rows: Iterable[int]) -> bytes:
     parts = []
     for row in rows:
         head = records[row].tobytes()
-        tick = head[_CONCEPT] == codes.CARRIED_TICK.to_bytes(2, "little")
-        concept = codes.TICK.to_bytes(2, "little") if tick else head[_CONCEPT]
+        concept = _TICK if head[_CONCEPT] == _CARRIED_TICK else head[_CONCEPT]
         parts.append(head[:58] + concept + head[60:_FLAGS] + bytes((head[_FLAGS] & ~CARRIED,)) + bytes(2))
         row += 1
         while row < len(records) and records["concept"][row] == codes.NAME:
@@ -270,7 +272,9 @@ class Carrier:
             return
         redirect = value[1:65]
         self._write(patient, settled(value))
-        packet = [_moved_value(v, number(redirect[:16]), packed=True) for v in self._told[patient] if v[1:][_CONCEPT] not in _NOT_CARRIED]
+        packet = [
+            _moved_value(v, number(redirect[:16]), packed=True) for v in self._told[patient] if v[1:][_CONCEPT] not in (_MERGE, _MERGED)
+        ]
         self._moved[patient] = target, redirect[:16]
         self._hand_over(target, [*packet, end_record(redirect, patient)])
 
@@ -288,10 +292,6 @@ class Carrier:
         while target in self._moved:
             target = self._moved[target][0]
         return target == patient
-
-
-_MERGE = codes.MERGE.to_bytes(2, "little")
-_NOT_CARRIED = (_MERGE, codes.MERGED.to_bytes(2, "little"))
 
 
 def _moved_value(value: bytes, merge: int, *, packed: bool) -> bytes:

@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features import fact
 from features.clock import NEVER_US
-from features.cohort import WHOLE, ahead, chunks, index_answers
+from features.cohort import ahead, chunks, index_answers
 from features.errors import InputError
-from features.history import Histories, Int
+from features.history import Histories
 from features.log import Log
 from features.outcome import STATUS_NAMES, labels
 from features.revision import EXCLUDED, Answers, reasons
@@ -112,7 +111,7 @@ def truth_table(clinic: Clinic, out: Path, progress: Progress) -> int:
             yield {
                 "patient_id": t.patient_id,
                 "encounter_id": t.encounter_id,
-                "index_time": pa.array(t.index_us).cast(TIME),
+                "index_time": _column(t.index_us, TIME),
                 "risk_60d": t.risk,
                 "hazard_per_day": t.hazard,
                 "event": pa.array(t.event, mask=~t.followed),
@@ -142,22 +141,10 @@ def _texts(texts: list[str]) -> pa.Array:
     return pa.StringArray.from_buffers(len(raw), pa.py_buffer(ends), pa.py_buffer(b"".join(raw)))
 
 
-def _names(h: Histories, rows: Int) -> pa.Array:
-    """A column of the source's identifiers of encounters: `h.names`, and without a Python object for each where all are short."""
-    named = h.records.view(WHOLE)[h.row[rows] + 1].view(fact.HEAD)
-    size = named["version"].astype(np.int64)
-    if (size == fact.NAME_CHUNK).any():  # a long one continues in the next record
-        return _texts(h.names(rows))
-    text = named.view(np.uint8).reshape(len(rows), fact.HEAD_BYTES)[:, : fact.NAME_CHUNK]
-    ends = np.concatenate([[0], np.cumsum(size)]).astype(np.int32)
-    content = text[np.arange(fact.NAME_CHUNK) < size[:, None]]
-    return pa.StringArray.from_buffers(len(rows), pa.py_buffer(ends), pa.py_buffer(content))
-
-
 def _keys(patients: list[str], h: Histories, found: Answers) -> dict[str, Any]:
     return {
         "patient_id": _texts(patients).take(_column(found.seg, pa.int64())),
-        "encounter_id": _names(h, found.encounter),
+        "encounter_id": _texts(h.names(found.encounter)),
         "index_time": _column(found.index_us, TIME),
     }
 

@@ -163,6 +163,11 @@ class UseCase:
         return self.definition.outcome.horizon_days * DAY_US
 
     @property
+    def at_risk_us(self) -> int:
+        """End of the time at risk, after the index time: gap and horizon."""
+        return self.definition.outcome.gap_days * DAY_US + self.horizon_us
+
+    @property
     def revise_for_us(self) -> int:
         return self.definition.revise_for_days * DAY_US
 

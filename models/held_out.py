@@ -13,7 +13,6 @@ from features.clock import DAY_US, NEVER_US, rfc3339, to_us
 from features.codes import Codebook
 from features.cohort import Chunk, chunks, index_answers
 from features.errors import InputError
-from features.fact import hash64
 from features.history import NEVER
 from features.log import Log
 from features.outcome import DEATH, EVENT, labels
@@ -21,7 +20,7 @@ from features.revision import SCORED, Answers, reasons
 from models.artifact import Model
 from models.metrics import Bool, Float, Int
 from models.score import Scorer
-from models.split import HELD_OUT, share_of
+from models.split import HELD_OUT, numbers, share_of
 
 Names = npt.NDArray[np.str_]
 NOT_RECORDED = "not recorded"
@@ -133,7 +132,7 @@ def _of_chunk(chunk: Chunk, log: Log, model: Model, stretch_us: tuple[int, int],
     from_us, until_us = stretch_us
     found = every.where((every.index_us >= from_us) & (every.index_us < until_us))
     if training_of(model).held_out_from_us is not None:
-        kept_apart = share_of(np.array([hash64(name) % 2**62 for name in chunk.patients], np.int64)) == HELD_OUT
+        kept_apart = share_of(numbers(chunk.patients)) == HELD_OUT
         left_out[OTHER_SIDE] += int((~kept_apart[found.seg]).sum())
         found = found.where(kept_apart[found.seg])
     episode = h.episode[found.encounter]
@@ -142,7 +141,7 @@ def _of_chunk(chunk: Chunk, log: Log, model: Model, stretch_us: tuple[int, int],
     logits = scorer.logits(found.matrix)
     eligible, finite = found.status == SCORED, np.isfinite(logits)
     mature = ~np.isnan(told.label) & (told.mature_us <= log.known_until_us)
-    end_us = found.index_us + use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us
+    end_us = found.index_us + use_case.at_risk_us
     pending = end_us > log.known_until_us
     names = reasons(use_case)
     for number in found.reason[~eligible].tolist():

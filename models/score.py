@@ -226,9 +226,9 @@ class Desk:
             found = answers(h, scorers[0].model.use_case, since=since, until=until)
             if not len(found.seg):
                 continue
-            where, there = _active_where(h, found, activations, owner)
+            where, due_place, there = _active_where(h, found, activations, owner)
             for scorer in scorers:
-                for role, mask in _active(scorer.model, there, found.due_place, where):
+                for role, mask in _active(scorer.model, there, due_place, where):
                     part = found if mask.all() else found.where(mask)
                     if len(part.seg):
                         made += _issued(scorer, h, part, patients, role)
@@ -267,9 +267,10 @@ def _is_over(h: Histories, use_case: UseCase, found: Answers, i: int) -> bool:
 Activations = Sequence[dict[str, Any]]
 
 
-def _active_where(h: Histories, found: Answers, activations: Sequence[Activations], owner: Int) -> tuple[Int, list[Activations]]:
-    """Whose activations count for each answer, and all of them: a carried encounter keeps the model of its first patient (S9)."""
-    where, there = owner[found.seg], list(activations)
+def _active_where(h: Histories, found: Answers, activations: Sequence[Activations], owner: Int) -> tuple[Int, Int, list[Activations]]:
+    """Whose activations count for each answer, its place among them, and all of them: a carried encounter keeps the model of its first
+    patient (S9)."""
+    where, due_place, there = owner[found.seg], found.due_place.copy(), list(activations)
     for packet in np.unique(found.packet[found.packet >= 0]).tolist():
         _, end, rows = h.packets[packet]
         markers = [row for row in rows.tolist() if h.concept[row] == codes.CARRIED_MODEL]
@@ -278,8 +279,8 @@ def _active_where(h: Histories, found: Answers, activations: Sequence[Activation
             there.append([{**msgspec.json.decode(h.name(row)), "place": int(h.stored_place(row))} for row in markers])
             where[mine] = len(there) - 1
         else:  # carried in a log from history: what was active when they came
-            found.due_place[mine] = h.place[end]
-    return where, there
+            due_place[mine] = h.place[end]
+    return where, due_place, there
 
 
 def _bytes(row: npt.NDArray[np.uint64]) -> bytes:

@@ -12,6 +12,7 @@ decide who is trained on. Pure functions; nothing here is random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from features.clock import DAY_US
 from features.errors import InputError
+from features.fact import hash64
 
 Bool = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int64]
@@ -43,6 +45,11 @@ class Split:
     embargo_us: int = 0
     warning: str = ""
     """A sentence where the embargo is too short; else empty."""
+
+
+def numbers(patients: Sequence[str]) -> Int:
+    """The hash of each patient's name, never negative: the same in training and in evaluation, or the held-out side would leak."""
+    return np.array([hash64(name) % 2**62 for name in patients], np.int64)
 
 
 def share_of(patient: Int) -> Int:

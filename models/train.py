@@ -17,7 +17,6 @@ import numpy.typing as npt
 from features.clock import DAY_US, NEVER_US, rfc3339
 from features.cohort import chunks, index_answers
 from features.errors import InputError
-from features.fact import hash64
 from features.history import Histories
 from features.log import Log
 from features.outcome import labels
@@ -79,7 +78,7 @@ def collect(log: Log, use_case: UseCase, *, until_us: int = NEVER_US, delay_us: 
     return Rows(
         matrix=np.concatenate([p[0] for p in parts]) if parts else np.zeros((0, len(use_case.features))),
         label=np.concatenate([p[1] for p in parts]) if parts else np.zeros(0),
-        patient=np.array([hash64(name) % 2**62 for name in names], np.int64),
+        patient=split.numbers(names),
         index_us=np.concatenate([p[3] for p in parts]) if parts else np.zeros(0, np.int64),
         settled_us=np.concatenate([p[4] for p in parts]) if parts else np.zeros(0, np.int64),
         left_out=left_out,
@@ -117,7 +116,7 @@ def split_of(rows: Rows, use_case: UseCase, *, cut_us: int | None = None, embarg
     """Who trains, tunes and is held out; without a cut nobody is held out. The embargo is the time at risk unless it is given."""
     if cut_us is None:
         return split.by_patient(rows.patient)
-    at_risk_us = use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us
+    at_risk_us = use_case.at_risk_us
     embargo_us = at_risk_us if embargo_us is None else embargo_us
     return split.in_time(rows.patient, rows.index_us, rows.settled_us, cut_us=cut_us, embargo_us=embargo_us, at_risk_us=at_risk_us)
 

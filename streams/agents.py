@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import faust
 
-from streams.admit import Admission
+from streams.admit import Admission, Row
 from streams.batches import Batch, fresh
 from streams.bus import Bus
 from streams.metrics import Metrics
@@ -59,8 +59,8 @@ def score_agent(
                         crash_at("score.stored")
                         acks = await bus.send(names.scores, batch.partition, outputs.scores)
                         acks += await bus.send(names.alerts, batch.partition, outputs.alerts)
-                        for row in outputs.sent_on:
-                            acks += await bus.send(names.facts, partition_of(row[0] or b""), [row])
+                        for partition, rows in _by_partition(outputs.sent_on, partition_of).items():
+                            acks += await bus.send(names.facts, partition, rows)
                         crash_at("score.sent")
                         metrics.scored(outputs)
                         batch.done(acks)
@@ -70,6 +70,14 @@ def score_agent(
                 _fail(batches, error)
 
     return score
+
+
+def _by_partition(rows: Sequence[Row], partition_of: PartitionOf) -> dict[int, list[Row]]:
+    """Rows by the partition of their patient, in order."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(partition_of(row[0] or b""), []).append(row)
+    return found
 
 
 def _fail(batches: list[Batch], error: Exception) -> None:

@@ -149,7 +149,7 @@ def _take_in(state: _State, told: Sequence[Item]) -> bool:
 
 def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, known_us: int) -> Iterator[Transition]:
     """Death, the outcome itself and expiry end an alert, before anything else that the same place tells."""
-    at_risk_us = use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us
+    at_risk_us = use_case.at_risk_us
     latest_us = max((x.index_us for x in state.support.values()), default=None)
     reason = ""
     for item in told:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from features import codes, fact
-from features.clock import DAY_US, MINUTE_US, NEVER_US
+from features.clock import MINUTE_US, NEVER_US
 from features.pack import ALWAYS_US, Packed, PartitionState, Told, due_patients
 from features.revision import STATUS_NAMES
 from features.usecase import UseCase
@@ -155,7 +155,7 @@ class AlertDesk:
             )
         )
         if score.flagged:
-            ends_us = one.index_us + use_case.definition.outcome.gap_days * DAY_US + use_case.horizon_us + 1
+            ends_us = one.index_us + use_case.at_risk_us + 1
             self._book(held, new, max(ends_us, one.known_us + 1), patient)
         else:
             self._book(held, new, one.known_us + use_case.definition.settle_minutes * MINUTE_US, patient)

@@ -95,13 +95,14 @@ class Worker:
         )
         self.app.boot_strategy = _ServicesOnly(self.app)
         self.app.service(type("PremonitorClients", (Clients,), {"worker": self}))
+        self._partition_of = partitioner(ground.partitions)
         self._plans: list[Callable[[dict[str, Any]], Intake]] = []
         if "score" in settings.stages:
-            self._plan_score(models, ground)
+            self._plan_score(models)
         if "admit" in settings.stages:
             self._plan_admit(ground, book)
 
-    def _plan_score(self, models: Sequence[Model], ground: Ground) -> None:
+    def _plan_score(self, models: Sequence[Model]) -> None:
         settings, names, channel = self.settings, self.names, self.app.channel()
         self.redis = store_redis.connect(settings)
         store = store_redis.RedisStore(self.redis, prefix=settings.prefix)
@@ -113,8 +114,7 @@ class Worker:
 
         alert_store = store_redis.RedisStore(self.redis, prefix=settings.prefix, kind="a")
         step = ScoreStep(store, models, rebuild=rebuild, alerts=AlertDesk(alert_store, use_cases), at=self.crash_at)
-        partition_of = partitioner(ground.partitions)
-        agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at, partition_of)
+        agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at, self._partition_of)
 
         async def look(intake: Intake) -> None:
             await self._audit(intake, step, rebuild)
@@ -124,7 +124,7 @@ class Worker:
     def _plan_admit(self, ground: Ground, book: Codebook) -> None:
         settings, channel, live = self.settings, self.app.channel(), self.settings.known_time == "append"
         admission = Admission(
-            ground.feeds, partitions=ground.partitions, partition_of=partitioner(ground.partitions), stamp=settings.known_time, book=book
+            ground.feeds, partitions=ground.partitions, partition_of=self._partition_of, stamp=settings.known_time, book=book
         )
         align: Align[Any] = Align(
             time_of=admission.time_of,

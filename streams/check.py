@@ -12,14 +12,13 @@ import msgspec
 from features import codes, fact
 from features.decode import RECORD_BYTES_MAX, decode
 from features.errors import Rejected
-from features.event import FEEDS
+from features.event import FEED_OF_KIND, FEEDS
 
 NO_FEED = "no-feed"
 UNTOLD = "unknown"
 """Stands for the feed of a line that does not say it."""
 LINES_MAX = 20
 """Line numbers that are kept of one cause."""
-FEED_OF_KIND: dict[str, str] = {cls.model_fields["kind"].default: feed for feed, cls in FEEDS.items()}
 
 
 @dataclass

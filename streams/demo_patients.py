@@ -142,15 +142,12 @@ def timed(
 
 def train(folder: Path, book: Codebook) -> Artifact:
     """A model of invented patients (others than those that are played), written to `folder/model.json`."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
-
     from models import train as training  # here: scikit-learn takes seconds to import
 
     log, start = folder / "training-log", datetime(2023, 1, 1, tzinfo=UTC)
     end = from_us(to_us(start) + TRAINED_DAYS * DAY_US)
     build_log(simulator.events(patients=TRAINED_ON, start=start, end=end, seed=SEED + 1), log, book=book, source="simulated")
-    with threadpool_limits(1):  # the matrices are small: threads that wait for each other take three times as long
-        made = training.train(Log(log, book), usecase.load(USE_CASE, book))
+    made = training.train(Log(log, book), usecase.load(USE_CASE, book))
     artifact.save(made, folder / "model.json")
     shutil.rmtree(log)
     return made

@@ -7,7 +7,7 @@ about either person: it stays there, and is listed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from features import codes, fact
@@ -29,8 +29,13 @@ class Found:
     """Facts that went over, repeats left out."""
     complete: bool = False
     """Its end stands in the log: without, nothing took effect."""
+    over: bool = False
+    """Its undoing stands in the log: what follows is not its matter."""
     unclear: list[str] = field(default_factory=list)
     """`feed source-id` of what was told under the second name between the end and its undoing."""
+
+    def document(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name not in ("number", "over")}
 
     def sentence(self) -> str:
         words = f"{self.origin} → {self.target}  {self.known}  {self.carried:,} facts" + ("" if self.complete else ", not carried out yet")
@@ -69,15 +74,17 @@ def merges(log: Log) -> list[Found]:
 
 def _look(one: Found, head: Any, name: str, told: set[tuple[int, bytes, int]]) -> None:
     """Learn one record of the second name, in log order."""
-    mine = one.number > 0 and head["merge"] == one.number
+    if one.over:
+        return
+    mine = head["merge"] == one.number
     key = one.number, head.tobytes()[:16], int(head["version"])
     if mine and head["concept"] == codes.MERGED:
         one.complete |= bool(head["status"] < fact.GONE)
-        one.number = 0 if head["status"] >= fact.GONE else one.number  # undone: what follows is not its matter
+        one.over = bool(head["status"] >= fact.GONE)
     elif mine and head["concept"] not in (codes.CARRIED_TICK, codes.CARRIED_MODEL) and key not in told:
         told.add(key)
         one.carried += 1
-    elif one.complete and one.number and not head["merge"]:
+    elif one.complete and not head["merge"]:
         one.unclear.append(name)
 
 

@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """How often each kind of trouble is made, as shares from 0 (never) to 1 (wherever it is possible)."""
+class Trouble:
+    """How often facts come in trouble of each kind, as shares from 0 (never) to 1 (wherever it is possible)."""
 
     late: float = 0.05  # of visits, labs, vitals: told over a day after the fact, some exactly 30 days after the visit was known
     corrected: float = 0.02  # of facts: a higher version with other content follows
@@ -29,13 +29,19 @@ class Knobs:
     cancelled: float = 0.02  # of booked visits (which then do not take place) and of medication orders
     future_clock: float = 0.002  # of visits, labs, vitals: event_time after known_time, because the source's clock is ahead
     lower_version_late: float = 0.005  # of facts with several versions: the first comes after the second
-    missing: float = 0.0  # of laboratory panels and weights: never measured
-    merges: float = 0.0  # of patients: half of their visits are told under a second id, until a merge says who that is
 
     def __post_init__(self) -> None:
         for name, share in asdict(self).items():
             if not 0 <= share <= 1:
                 raise InputError(f"knob {name} must be a share from 0 to 1, got {share}")
+
+
+@dataclass(frozen=True)
+class Knobs(Trouble):
+    """The same, and what takes facts away or patients apart."""
+
+    missing: float = 0.0  # of laboratory panels and weights: never measured
+    merges: float = 0.0  # of patients: half of their visits are told under a second id, until a merge says who that is
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ eICU has no dates, only minutes since the admission to a unit. Decisions:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from typing import Any
 import pandas as pd
 
 from features.errors import InputError
+from features.importers.source import find, finite
 
 FIRST_YEAR = 2000
 """Year in which each patient's first hospital stay begins on the artificial calendar."""
@@ -165,7 +165,7 @@ def _facts(
 
 
 def _lab(row: Row, stay: _Stay) -> dict[str, Any] | str:
-    value = _number(row["labresult"])
+    value = finite(row["labresult"])
     if value is None:
         return "bad-value" if row["labresult"] else "value-missing"
     return {
@@ -207,18 +207,10 @@ def _age(row: Row) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _rows(src: Path, table: str, columns: str) -> Iterator[Row]:
     """The rows of a table, every field the text in the file: "None" stays a word, 0070 keeps its zeros, blank is ""."""
     names = columns.split()
-    path = next((p for p in (src / f"{table}.csv.gz", src / f"{table}.csv") if p.is_file()), None)
+    path = find(table, src)
     if path is None:
         raise InputError(f"{src / table}.csv.gz is missing (.csv would do too): give the folder into which eICU was unpacked")
     try:

@@ -20,7 +20,6 @@ Decisions; a date without a time is its last second, and nothing is known before
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +29,7 @@ from typing import Any
 import pandas as pd
 
 from features.errors import InputError
+from features.importers.source import find, finite
 
 NEVER_DAYS = 3650
 """Days after all else that is known of a patient at which a result that was never filed stands in the log."""
@@ -91,7 +91,7 @@ def events(src: Path) -> Iterator[Told]:
         yield from _admission(row)
     yield from _emergency(src, admissions)
     yield from _microbiology(src, people)
-    if _path(src, "labevents") is not None:
+    if find("labevents", src, src / "hosp") is not None:
         yield from _labs(src, people)
     yield from _weights(src)
     yield from _diagnoses(src, admissions)
@@ -182,7 +182,7 @@ def _microbiology(src: Path, people: dict[str, _Seen]) -> Iterator[Told]:
 
 def _labs(src: Path, people: dict[str, _Seen]) -> Iterator[Told]:
     for row in _rows(src, "labevents", _LABEVENTS):
-        value = _number(row["valuenum"])
+        value = finite(row["valuenum"])
         if value is None:
             yield _rejected("labs", "bad-value" if row["valuenum"] else "value-missing")
             continue
@@ -203,7 +203,7 @@ def _weights(src: Path) -> Iterator[Told]:
     for row in _rows(src, "omr", "subject_id chartdate seq_num result_name result_value"):
         if row["result_name"] != "Weight (Lbs)":
             continue
-        value = _number(row["result_value"])
+        value = finite(row["result_value"])
         if value is None:
             yield _rejected("vitals", "bad-value" if row["result_value"] else "value-missing")
             continue
@@ -255,23 +255,10 @@ def _ordinal(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _path(src: Path, table: str) -> Path | None:
-    places = (folder / f"{table}{ending}" for folder in (src, src / "hosp") for ending in (".csv.gz", ".csv"))
-    return next((path for path in places if path.is_file()), None)
-
-
 def _rows(src: Path, table: str, columns: str) -> Iterator[Row]:
     """The rows of a table, every field the text in the file: "None" stays a word, 07070 keeps its zero, blank is ""."""
     names = columns.split()
-    path = _path(src, table)
+    path = find(table, src, src / "hosp")
     if path is None:
         raise InputError(f"{src / table}.csv.gz is missing (.csv would do too): give the folder hosp of MIMIC-IV, or the one above it")
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import count
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from features import event
+from features.clinic.scenario import Trouble as Knobs
 from features.clock import DAY_US, MINUTE_US, SECOND_US, rfc3339, to_us
 from features.errors import InputError
 
@@ -41,28 +41,6 @@ AT_VISITS = (  # kind, code system, codes, chance of one more
     ("medication_administration", "rxnorm", MEDICATIONS, 0.5),
     ("condition", "icd10cm", CONDITIONS, 0.1),
 )
-
-
-@dataclass(frozen=True)
-class Knobs:
-    """How often each kind of trouble is made, as shares from 0 (never) to 1 (wherever it is possible)."""
-
-    late: float = 0.05  # of visits, labs, vitals: told over a day after the fact, some exactly 30 days after the visit was known
-    corrected: float = 0.02  # of facts: a higher version with other content follows
-    retracted: float = 0.01  # of facts: taken back as the next version, half by status, half on the feed `retractions`
-    duplicated: float = 0.02  # of records: sent again with the same content, half of them at a later known_time
-    conflicting: float = 0.005  # of records of care: the same id and version again with other content, later
-    wrong_patient: float = 0.003  # of facts of care: first told under another patient, half of them retracted there
-    booked: float = 0.1  # of ambulatory visits: told as planned days ahead
-    rescheduled: float = 0.02  # of booked visits: a higher version with another start, still planned
-    cancelled: float = 0.02  # of booked visits and of medication orders
-    future_clock: float = 0.002  # of visits, labs, vitals: event_time after known_time, because the source's clock is ahead
-    lower_version_late: float = 0.005  # of facts with several versions: the first comes after the second
-
-    def __post_init__(self) -> None:
-        for name, share in asdict(self).items():
-            if not 0 <= share <= 1:
-                raise InputError(f"knob {name} must be a share from 0 to 1, got {share}")
 
 
 DEFAULT_KNOBS = Knobs()

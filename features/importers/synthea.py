@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from features.errors import InputError
+from features.importers.source import find, finite
 
 CLASSES = {
     "ambulatory": "ambulatory",
@@ -83,7 +83,7 @@ def events(src: Path) -> Iterator[Told]:
             yield from _patient(row, first[row["Id"]], data_end)
         else:
             yield _rejected("persons", "never-seen")
-    if _path(src, "payer_transitions") is not None:
+    if find("payer_transitions", src) is not None:
         yield from _covers(src)
     yield from _observations(src)
     yield from _coded(src, "conditions", "START PATIENT ENCOUNTER SYSTEM CODE", "conditions")
@@ -147,7 +147,7 @@ def _observations(src: Path) -> Iterator[Told]:
     seen: dict[str, Counter[tuple[str, str]]] = {"labs": Counter(), "vitals": Counter()}
     for n, row in enumerate(_rows(src, "observations", "DATE PATIENT ENCOUNTER CATEGORY CODE VALUE UNITS TYPE"), 1):
         feed = "vitals" if row["CATEGORY"] == "vital-signs" else "labs"
-        value = _number(row["VALUE"]) if row["TYPE"] == "numeric" else None
+        value = finite(row["VALUE"]) if row["TYPE"] == "numeric" else None
         if not row["ENCOUNTER"]:
             yield _rejected(feed, "no-encounter")
         elif not _TIME.fullmatch(row["DATE"]):
@@ -202,18 +202,6 @@ def _moment(text: str) -> str:
     return text if _TIME.fullmatch(text) else f"{text}T23:59:59Z" if _DAY.fullmatch(text) else ""
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _path(src: Path, table: str) -> Path | None:
-    return next((path for path in (src / f"{table}.csv.gz", src / f"{table}.csv") if path.is_file()), None)
-
-
 def _open(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", newline="")
@@ -222,7 +210,7 @@ def _open(path: Path) -> TextIO:
 
 def _rows(src: Path, table: str, columns: str) -> Iterator[Row]:
     """The rows of a table with the named columns, every field the text in the file."""
-    path = _path(src, table)
+    path = find(table, src)
     if path is None:
         raise InputError(f"{src / table}.csv is missing (.csv.gz would do too): give the folder output/csv of Synthea")
     names = columns.split()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -56,7 +55,7 @@ def merges(log: Path, as_json: bool) -> None:
     """
     found = merges_of(Log(log, codebook()))
     text = "\n".join(one.sentence() for one in found) or "no merges"
-    result({"merges": [{k: v for k, v in asdict(one).items() if k != "number"} for one in found]}, text, as_json=as_json)
+    result({"merges": [one.document() for one in found]}, text, as_json=as_json)
 
 
 COMMANDS: list[click.Command] = [verify, merges]

@@ -11,41 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import codes, cohort, fact, history, tables, usecase
+from features import codes, cohort, fact, history, tables
 from features.clock import DAY_US, HOUR_US, MINUTE_US
 from features.errors import InputError
 from features.log import Log, LogWriter
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 from tests import logs
+from tests.features.test_pack import BOOK, END, LATER, START, T_US, TAIL
 from tests.oracle.packing import packed
 from tests.strategies import histories, use_cases
 
 CHECKED = settings(max_examples=150, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-BOOK = codes.codebook()
-T_US = 1_777_798_800_000_000
-TAIL = fact.Told("lab", "", "", None, None, "", None, None, "", "labs", 1)
 LAB = BOOK.by_name["hemoglobin"].number
 
-
-def use_case(index: str) -> UseCase:
-    text = f"""
-        name = "{index.split()[0] if index else "start"}"
-        [index]
-        classes = ["ambulatory"]
-        {index}
-        [outcome]
-        concepts = ["visit.emergency"]
-        horizon_days = 60
-        [[features]]
-        name = "hemoglobin"
-        concepts = ["hemoglobin"]
-        aggregates = ["count"]
-    """
-    return usecase.parse(text, source="test.toml", book=BOOK)
-
-
-START, LATER, END = use_case(""), use_case("offset_hours = 4.0"), use_case('at = "end"')
 
 _concepts = st.sampled_from(
     [LAB, codes.OTHER, codes.DEATH, codes.MERGE, codes.MERGED, codes.CARRIED_TICK, codes.CARRIED_MODEL, *codes.VISIT_CONCEPTS.values()]
@@ -171,8 +150,8 @@ def test_what_comes_ahead_is_in_order_and_fails_where_it_is_used() -> None:
     "names", [[""], ["a", "", "\N{GRINNING FACE}" * 11], ["b" * 47, "c"], ["d" * 48, "e"], ["f" * 49, "g" * 97, "h"], []]
 )
 def test_names_of_encounters_are_columns(names: list[str]) -> None:
-    """The same as `Histories.names`, on both sides of the length that one record holds."""
+    """As `Histories.names` has them, on both sides of the length that one record holds."""
     visit = fact.pack(identity=b"1" * 16, event_us=T_US, concept=codes.VISIT_CONCEPTS["home"])
     h = history.read([b"".join(visit + fact.name_records(name.encode(), place=0) for name in names)])
     rows = np.arange(len(names))
-    assert tables._names(h, rows).to_pylist() == h.names(rows) == names
+    assert tables._texts(h.names(rows)).to_pylist() == h.names(rows) == names
