@@ -103,9 +103,7 @@ def rfc3339_many(times_us: npt.NDArray[np.int64]) -> list[str]:
         ['1970-01-01T00:00:00Z', '1970-01-01T00:00:01.500000Z']
     """
     moments = times_us.astype("datetime64[us]")
-    whole = times_us % SECOND_US == 0
-    texts = np.datetime_as_string(moments, unit="s").tolist()
-    if not whole.all():
-        for i, text in zip(np.flatnonzero(~whole).tolist(), np.datetime_as_string(moments[~whole], unit="us").tolist(), strict=True):
-            texts[i] = text
-    return [text + "Z" for text in texts]
+    texts: list[str] = np.datetime_as_string(moments, unit="us", timezone="UTC").tolist()
+    for i in np.flatnonzero(times_us % SECOND_US == 0).tolist():
+        texts[i] = texts[i][:19] + "Z"
+    return texts

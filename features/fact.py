@@ -12,6 +12,7 @@ import math
 import struct
 from datetime import datetime
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,7 @@ from features.clock import SECOND_US, TIME_MAX_US, TIME_MIN_US, to_us
 from features.errors import InputError, Rejected
 
 FORMAT = 1
+_FORMAT = bytes((FORMAT,))
 HEAD = np.dtype(
     [
         ("id_hi", "<u8"),
@@ -45,7 +47,7 @@ HEAD_BYTES = HEAD.itemsize
 WHOLE = np.dtype(f"V{HEAD_BYTES}")
 """A record as one thing: numpy copies a structured array field by field."""
 _NAME = struct.Struct("<48sIIHHBBH")
-_HEAD = struct.Struct("<QQqqdQIIHHBBH")
+_HEAD = struct.Struct("<16sqqdQIIHHBBH")
 NAME_CHUNK = 48
 """Bytes of a source id that one NAME record holds (in place of the id, times, value and episode)."""
 NO_STAMP = -(2**62)
@@ -93,7 +95,7 @@ class Told(msgspec.Struct, array_like=True, gc=False, frozen=True):
     facility: str
     feed: str
     told: int
-    """Which feed record it came from (a hash of topic, partition and offset); the same again after a restart."""
+    """Which feed record it came from (a hash of topic and partition, plus the offset); the same again after a restart."""
 
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -233,19 +235,17 @@ def pack(
     flags: int = 0,
 ) -> bytes:
     """One head. `identity` is the 16 bytes of `fact_id`."""
-    hi, lo = struct.unpack("<QQ", identity)
-    return _HEAD.pack(hi, lo, event_us, stamp_us, value, episode, place, ordinal, version, concept, status, flags, 0)
+    return _HEAD.pack(identity, event_us, stamp_us, value, episode, place, ordinal, version, concept, status, flags, 0)
 
 
 def join(head: bytes, source: bytes, tail: Told) -> bytes:
     """Value of a record of `facts`."""
-    return b"".join((bytes((FORMAT,)), head, len(source).to_bytes(2, "little"), source, _encode_told(tail)))
+    return b"".join((_FORMAT, head, len(source).to_bytes(2, "little"), source, _encode_told(tail)))
 
 
 def source_id(value: bytes) -> bytes:
     """The source's identifier in a record of `facts`."""
-    end = 67 + int.from_bytes(value[65:67], "little")
-    return value[67:end]
+    return value[67 : 67 + value[65] + 256 * value[66]]
 
 
 def told(value: bytes) -> Told:
@@ -259,11 +259,11 @@ def heads(values: list[bytes]) -> npt.NDArray[np.void]:
     Raises:
         InputError: a record in another format: readers are deployed before writers (S13), so this stops the partition.
     """
-    for value in values:
-        if len(value) < 67 or value[0] != FORMAT:
-            raise InputError(
-                f"a record of facts has format {value[:1].hex() or 'none'}, this version reads 01: deploy readers before writers"
-            )
+    if values and (min(map(len, values)) < 67 or set(map(itemgetter(0), values)) != {FORMAT}):
+        strange = next(value for value in values if len(value) < 67 or value[0] != FORMAT)
+        raise InputError(
+            f"a record of facts has format {strange[:1].hex() or 'none'}, this version reads 01: deploy readers before writers"
+        )
     return np.frombuffer(bytearray().join([value[1:65] for value in values]), HEAD)
 
 

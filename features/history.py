@@ -78,10 +78,19 @@ class Histories:
         at = self.row[rows] + 1
         chunk = self.records.view(fact.WHOLE)[at].view(fact.HEAD)
         raw, size = chunk.tobytes(), chunk["version"].tolist()
-        texts = [raw[64 * n : 64 * n + length].decode() for n, length in enumerate(size) if length < fact.NAME_CHUNK]
-        if len(texts) < len(size):  # a long one continues in the next record
+        if fact.NAME_CHUNK in size:  # a long one continues in the next record
             return [fact.name_at(self.records, row) for row in at.tolist()]
-        return texts
+        return [raw[64 * n : 64 * n + length].decode() for n, length in enumerate(size)]
+
+    def names_joined(self, rows: Int) -> tuple[bytes, Int]:
+        """The same in UTF-8, end to end: (all of them, where each begins and the last ends)."""
+        chunk = self.records.view(fact.WHOLE)[self.row[rows] + 1].view(fact.HEAD)
+        size = chunk["version"].astype(np.int64)
+        if (size == fact.NAME_CHUNK).any():
+            names = [name.encode() for name in self.names(rows)]
+            return b"".join(names), np.cumsum([0, *map(len, names)])
+        text = chunk.view(np.uint8).reshape(len(chunk), fact.HEAD_BYTES)[:, : fact.NAME_CHUNK]
+        return text[np.arange(fact.NAME_CHUNK) < size[:, None]].tobytes(), np.append(0, np.cumsum(size))
 
 
 def read(histories: list[bytes]) -> Histories:

@@ -20,6 +20,8 @@ from features.errors import InputError
 from features.usecase import UseCase
 
 LAST_VISIT = max(codes.VISIT_CONCEPTS.values())
+_PLAIN, _LOOK, _VISIT, _MERGE, _CONTROL = range(5)
+"""What a record means here: a plain fact; one that asks for a look at the history whatever its time; and three that say more."""
 ALWAYS_US = -NEVER_US
 
 
@@ -80,7 +82,12 @@ class Packer:
         """Bookings up to here were served before `exact_from`."""
         use_cases = list(use_cases)
         self._offsets = index_times(use_cases)
-        self._watch = {codes.DEATH, *(c for u in use_cases for c in u.outcome_concepts)}
+        self._kind = np.zeros(2**16, np.uint8)
+        """Concept → what it means here."""
+        self._kind[[codes.DEATH, *(c for u in use_cases for c in u.outcome_concepts)]] = _LOOK
+        self._kind[1 : LAST_VISIT + 1] = _VISIT
+        self._kind[codes.MERGE : codes.CARRIED_MODEL + 1] = _MERGE
+        self._kind[codes.CONTROL_FLOOR :] = _CONTROL
         self._waiting = {patient for _, patient in self.state.booked}
 
     def pack(self, keys: Sequence[bytes | None], values: list[bytes], places: Any, stamps_us: Any) -> Packed:
@@ -102,17 +109,17 @@ class Packer:
         heads = fact.heads(values)
         heads["place"] = places
         stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, stamps_us, heads["stamp_us"])
-        is_control = heads["concept"] >= codes.CONTROL_FLOOR
+        kind = self._kind[heads["concept"]]
+        is_control = kind == _CONTROL
         control_us = np.maximum(np.maximum.accumulate(np.where(is_control, stamp, fact.NO_STAMP)), self.state.control_us)
         carried = heads["flags"] & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
         heads["stamp_us"] = np.where(carried, stamp, np.maximum(stamp, control_us))
-        raw = heads.tobytes()
-        concepts, plain = heads["concept"].tolist(), ((heads["version"] == 1) & (heads["status"] < fact.GONE)).tolist()
-        events, stamps, lengths = (heads[name].tolist() for name in ("event_us", "stamp_us", "value"))
-        patients, waiting, watch = out.patients, self._waiting, self._watch
-        for j, key in enumerate(keys):
-            concept = concepts[j]
-            if concept >= codes.CONTROL_FLOOR:
+        kind[(kind == _PLAIN) & ((heads["version"] != 1) | (heads["status"] >= fact.GONE))] = _LOOK
+        patients, waiting = out.patients, self._waiting
+        columns = (heads.view(fact.WHOLE), kind, heads["event_us"])
+        lengths, stamps = heads["value"].tolist(), heads["stamp_us"].tolist()
+        for j, (key, head, what, event_us) in enumerate(zip(keys, *(column.tolist() for column in columns), strict=True)):
+            if what == _CONTROL:
                 out.controls.append((int(places[j]), int(stamp[j])))
                 self._control(out, int(places[j]), int(control_us[j]), values[j])
                 continue
@@ -121,17 +128,17 @@ class Packer:
             told = patients.get(key)
             if told is None:
                 told = patients[key] = Told()
-            told.parts.append(raw[j * 64 : j * 64 + 64])
-            if 0 < concept <= LAST_VISIT:
+            told.parts.append(head)
+            if what == _VISIT:
                 told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
                 told.oldest_us = ALWAYS_US
-                self._book(out, told, key, events[j], lengths[j], stamps[j])
-            elif codes.MERGE <= concept <= codes.CARRIED_MODEL:
-                _merge(told, concept, values[j], int(places[j]))
-            elif not plain[j] or concept in watch or (waiting and key in waiting):
+                self._book(out, told, key, event_us, lengths[j], stamps[j])
+            elif what == _MERGE:
+                _merge(told, int(heads["concept"][j]), values[j], int(places[j]))
+            elif what == _LOOK or key in waiting:
                 told.oldest_us = ALWAYS_US
-            elif events[j] < told.oldest_us:
-                told.oldest_us = events[j]
+            elif event_us < told.oldest_us:
+                told.oldest_us = event_us
         self.state.control_us = int(control_us[-1])
         return out
 
@@ -141,7 +148,8 @@ class Packer:
             if at == "end" and math.isnan(length):
                 continue
             index_us = event_us + offset_us + (int(length) if at == "end" else 0)
-            told.newest_index_us = max(told.newest_index_us, index_us)
+            if index_us > told.newest_index_us:
+                told.newest_index_us = index_us
             due_us = index_us - fact.FUTURE_TOLERANCE_US
             if due_us > stamp_us:
                 heapq.heappush(self.state.booked, (due_us, key))

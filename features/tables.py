@@ -137,14 +137,18 @@ def _column(content: Any, kind: pa.DataType, missing: Any = None) -> pa.Array:
 def _texts(texts: list[str]) -> pa.Array:
     """A column from texts, likewise."""
     raw = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, raw)], dtype=np.int32)
-    return pa.StringArray.from_buffers(len(raw), pa.py_buffer(ends), pa.py_buffer(b"".join(raw)))
+    return _joined(b"".join(raw), np.cumsum([0, *map(len, raw)]))
+
+
+def _joined(text: bytes, edges: Any) -> pa.Array:
+    """A column from texts that stand end to end."""
+    return pa.StringArray.from_buffers(len(edges) - 1, pa.py_buffer(edges.astype(np.int32)), pa.py_buffer(text))
 
 
 def _keys(patients: list[str], h: Histories, found: Answers) -> dict[str, Any]:
     return {
         "patient_id": _texts(patients).take(_column(found.seg, pa.int64())),
-        "encounter_id": _texts(h.names(found.encounter)),
+        "encounter_id": _joined(*h.names_joined(found.encounter)),
         "index_time": _column(found.index_us, TIME),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -117,58 +118,55 @@ class Scorer:
                 out[:, n] = np.isnan(matrix[:, columns]).all(axis=1)
         return out
 
-    def records(self, h: Histories, found: Answers, patients: Sequence[str], role: str) -> list[Score]:
-        """The records of answers, in their order."""
+    def records(self, h: Histories, found: Answers, patients: Sequence[bytes], role: str) -> list[tuple[Score, bytes]]:
+        """The records of answers, in their order, each with its bytes: made at once, while all that they are made of is near in memory."""
         shares = self.contributions(found.matrix)
-        unknown = self.unknown_topics(found.matrix)
-        logits = self._add_up(shares).tolist()
-        largest = np.argsort(-np.abs(shares), axis=1, kind="stable").tolist()
-        shares_rounded, topics = np.round(shares, 6).tolist(), self.topics
-        unknown_topics: list[list[int]] = [[] for _ in shares_rounded]
-        for i, topic in zip(*(axis.tolist() for axis in np.nonzero(unknown)), strict=True):
-            unknown_topics[i].append(topic)
-        reason_names = reasons(self.model.use_case)
+        largest = np.argsort(-np.abs(shares), axis=1, kind="stable")
+        ordered = np.round(shares, 6)[np.arange(len(shares))[:, None], largest]
+        topic, reason_name = self.topics.__getitem__, reasons(self.model.use_case)
+        unknown: list[list[str]] = [[] for _ in range(len(shares))]
+        for i, n in zip(*(axis.tolist() for axis in np.nonzero(self.unknown_topics(found.matrix))), strict=True):
+            unknown[i].append(topic(n))
         ids = np.empty((len(shares), 4), np.uint64)
         ids[:, 0], ids[:, 1] = h.id_hi[found.encounter], h.id_lo[found.encounter]
         ids[:, 2], ids[:, 3] = h.id_hi[found.trigger], h.id_lo[found.trigger]
-        times = rfc3339_many(np.concatenate([h.known_us[found.trigger], found.index_us]))
-        known, index = times[: len(ids)], times[len(ids) :]
-        version, names = h.version[found.trigger].tolist(), h.names(found.encounter)
-        raw_ids, rows, row_bytes = ids.tobytes(), found.matrix.tobytes(), found.matrix.shape[1] * 8
-        name, model_version = self.model.use_case.name, self.model.version
+        times = rfc3339_many(np.concatenate([found.index_us, h.known_us[found.trigger]]))
+        bits = found.matrix.view(f"V{found.matrix.shape[1] * 8}")[:, 0], ids.view("V32")[:, 0]
+        numbers = found.seg, found.revision, found.status, found.reason, h.version[found.trigger], self._add_up(shares)
+        lists = (column.tolist() for column in (*numbers, *bits, ordered, largest))
+        texts = h.names(found.encounter), times[: len(ids)], times[len(ids) :]
+        name, model_version, threshold_logit = self.model.use_case.name, self.model.version, self.model.threshold_logit
         salted = blake2b(f"{name}|{model_version}|".encode(), digest_size=16)
-        out = []
-        for i, (seg, revision, status, reason) in enumerate(
-            zip(*(getattr(found, f).tolist() for f in ("seg", "revision", "status", "reason")), strict=True)
+        made = []
+        for seg, revision, status, reason, version, logit, row, four, share, order, encounter, index, known, missing in zip(
+            *lists, *texts, unknown, strict=True
         ):
-            four = raw_ids[32 * i : 32 * i + 32]
-            scored, share = status == SCORED, shares_rounded[i]
-            failed = scored and not math.isfinite(logits[i])  # a value at the end of the floats must not stop the stream
-            scored &= not failed
+            patient = patients[seg]
+            scored = status == SCORED and math.isfinite(logit)  # a value at the end of the floats must not stop the stream
+            failed = status == SCORED and not scored
             score_id = salted.copy()
-            score_id.update(b"%b|%b|%d" % (patients[seg].encode(), four, version[i]))
-            out.append(
-                Score(
-                    score_id=score_id.hexdigest(),
-                    patient_id=patients[seg],
-                    encounter_id=names[i],
-                    use_case=name,
-                    model_version=model_version,
-                    role=role,
-                    index_time=index[i],
-                    known_time=known[i],
-                    revision=revision,
-                    trigger=four[16:].hex(),
-                    status="failed" if failed else STATUS_NAMES[status],
-                    reason="not_finite" if failed else reason_names[reason],
-                    risk=self.risk(logits[i]) if scored else None,
-                    flagged=scored and logits[i] >= self.model.threshold_logit,
-                    contributions=[(topics[t], share[t]) for t in largest[i]] if scored else [],
-                    missing=[topics[t] for t in unknown_topics[i]] if scored else [],
-                    row_digest=blake2b(rows[row_bytes * i : row_bytes * (i + 1)], digest_size=8).hexdigest() if scored else "",
-                )
+            score_id.update(b"%b|%b|%d" % (patient, four, version))
+            score = Score(
+                score_id=score_id.hexdigest(),
+                patient_id=patient.decode(),
+                encounter_id=encounter,
+                use_case=name,
+                model_version=model_version,
+                role=role,
+                index_time=index,
+                known_time=known,
+                revision=revision,
+                trigger=four[16:].hex(),
+                status="failed" if failed else STATUS_NAMES[status],
+                reason="not_finite" if failed else reason_name[reason],
+                risk=self.risk(logit) if scored else None,
+                flagged=scored and logit >= threshold_logit,
+                contributions=list(zip(map(topic, order), share, strict=True)) if scored else [],
+                missing=missing if scored else [],
+                row_digest=blake2b(row, digest_size=8).hexdigest() if scored else "",
             )
-        return out
+            made.append((score, encode(score)))
+        return made
 
 
 class Issued(NamedTuple):
@@ -176,6 +174,7 @@ class Issued(NamedTuple):
 
     seg: int
     """Number of the patient."""
+    patient: bytes
     place: int
     """Place of its trigger."""
     encounter: bytes
@@ -189,6 +188,8 @@ class Issued(NamedTuple):
     """May raise an alert (S12): its encounter became due within `fresh_for` of the index time, and neither a death nor the outcome
     itself is known."""
     score: Score
+    value: bytes
+    """The score as issued."""
 
 
 class Desk:
@@ -202,7 +203,7 @@ class Desk:
         return [s.model.use_case for s in self.scorers.values()]
 
     def issue(
-        self, h: Histories, patients: Sequence[str], activations: Sequence[Activations], *, owner: Int, since: Int, until: Int
+        self, h: Histories, patients: Sequence[bytes], activations: Sequence[Activations], *, owner: Int, since: Int, until: Int
     ) -> list[Issued]:
         """Everything that is issued at places in `[since, until)`, by patient in place order.
 
@@ -232,36 +233,44 @@ class Desk:
                     part = found if mask.all() else found.where(mask)
                     if len(part.seg):
                         made += _issued(scorer, h, part, patients, role)
-        made.sort(key=lambda issued: (issued.seg, issued.place, issued.told))
+        made.sort(key=_IN_ORDER)
         return made
 
 
-def _issued(scorer: Scorer, h: Histories, part: Answers, patients: Sequence[str], role: str) -> Iterator[Issued]:
-    scores = scorer.records(h, part, patients, role)
-    ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1)
-    places, known = h.place[part.trigger].tolist(), h.known_us[part.trigger].tolist()
+_IN_ORDER = attrgetter("seg", "place", "told")
+
+
+def _issued(scorer: Scorer, h: Histories, part: Answers, patients: Sequence[bytes], role: str) -> Iterator[Issued]:
+    scores, values = zip(*scorer.records(h, part, patients, role), strict=True)
+    ids = np.stack([h.id_hi[part.encounter], h.id_lo[part.encounter]], axis=1).view("V16")[:, 0].tolist()
     fresh = part.due_known_us - part.index_us <= scorer.model.use_case.fresh_for_us
-    for i in [n for n, score in enumerate(scores) if score.flagged]:
-        fresh[i] &= not _is_over(h, scorer.model.use_case, part, i)
-    index, episodes = part.index_us.tolist(), h.episode[part.encounter].tolist()
-    columns = part.seg.tolist(), places, map(_bytes, ids), episodes, index, known, part.told.tolist(), fresh.tolist(), scores
-    return map(Issued, *columns)
+    flagged = np.flatnonzero([score.flagged for score in scores])
+    if len(flagged):
+        fresh[flagged] &= ~_is_over(h, scorer.model.use_case, part, flagged)
+    columns = (h.place[part.trigger], part.index_us, h.known_us[part.trigger], h.episode[part.encounter], part.told, fresh)
+    place, index, known, episode, told, new = (column.tolist() for column in columns)
+    seg = part.seg.tolist()
+    return map(Issued, seg, map(patients.__getitem__, seg), place, ids, episode, index, known, told, new, scores, values)
 
 
-def _is_over(h: Histories, use_case: UseCase, found: Answers, i: int) -> bool:
-    """Whether there is nothing left to warn of: at the place of answer `i` the patient is known to be dead, or to have had the outcome."""
-    seg, place = int(found.seg[i]), int(h.place[found.trigger[i]])
-    rows = slice(int(h.start[seg]), int(h.start[seg + 1]))
-    known = (h.place[rows] <= place) & (h.until[rows] > place) & (h.status[rows] < fact.GONE)
-    if (known & (h.concept[rows] == codes.DEATH)).any():
-        return True
+def _is_over(h: Histories, use_case: UseCase, found: Answers, some: Int) -> npt.NDArray[np.bool_]:
+    """Whether there is nothing left to warn of: at the place of each of these answers the patient is known to be dead, or to have had
+    the outcome."""
+    begin, end = h.start[found.seg[some]], h.start[found.seg[some] + 1]
+    n = end - begin
+    of = np.repeat(np.arange(len(some)), n)
+    row = np.arange(len(of)) + np.repeat(begin - (np.cumsum(n) - n), n)
+    place = h.place[found.trigger[some]][of]
+    known = (h.place[row] <= place) & (h.until[row] > place) & (h.status[row] < fact.GONE)
+    of, row = of[known], row[known]
     outcome = use_case.definition.outcome
-    after_us = h.event_us[rows] - found.index_us[i] - outcome.gap_days * DAY_US
-    happened = known & use_case.is_outcome(h.concept[rows], h.flags[rows]) & (h.status[rows] != fact.PLANNED)
-    happened &= (after_us > 0) & (after_us <= use_case.horizon_us)
+    after_us = h.event_us[row] - found.index_us[some][of] - outcome.gap_days * DAY_US
+    over = use_case.is_outcome(h.concept[row], h.flags[row]) & (h.status[row] != fact.PLANNED)
+    over &= (after_us > 0) & (after_us <= use_case.horizon_us)
     if not outcome.own_episode:
-        happened &= (h.episode[rows] != h.episode[found.encounter[i]]) | (h.episode[rows] == 0)
-    return bool(happened.any())
+        over &= (h.episode[row] != h.episode[found.encounter[some]][of]) | (h.episode[row] == 0)
+    over |= h.concept[row] == codes.DEATH
+    return np.bincount(of[over], minlength=len(some)) > 0
 
 
 Activations = Sequence[dict[str, Any]]
@@ -281,10 +290,6 @@ def _active_where(h: Histories, found: Answers, activations: Sequence[Activation
         else:  # carried in a log from history: what was active when they came
             due_place[mine] = h.place[end]
     return where, due_place, there
-
-
-def _bytes(row: npt.NDArray[np.uint64]) -> bytes:
-    return row.tobytes()
 
 
 def _active(model: Model, activations: Sequence[Activations], due_place: Int, owner: Int) -> list[tuple[str, npt.NDArray[np.bool_]]]:

@@ -117,7 +117,8 @@ class Admission:
             if not records:
                 continue
             feed = self._feeds[records[0].topic]
-            prefix = f"{records[0].topic}|{records[0].partition}|".encode()
+            first_told = fact.hash64(f"{records[0].topic}|{records[0].partition}")
+            last, refused = feed == "encounters", len(out.dead_letters)
             for time_us, record in zip(times, records, strict=True):
                 try:
                     if feed == CONTROLS:
@@ -125,15 +126,16 @@ class Admission:
                         for partition in range(self._partitions):
                             timed.setdefault(partition, []).append((time_us, False, None, value))
                     else:
-                        told = int.from_bytes(blake2b(prefix + b"%d" % record.offset, digest_size=8).digest(), "little")
                         event = decode(feed, record.value)
+                        told = (first_told + record.offset) % 2**64
                         _, value = fact.convert(event, feed=feed, told=told, stamp=self._stamp, book=self._book)
                         patient = fact.key_of(event).encode()
-                        timed.setdefault(self._partition_of(patient), []).append((time_us, feed == "encounters", patient, value))
-                    out.counts[feed, "fact"] += 1
+                        timed.setdefault(self._partition_of(patient), []).append((time_us, last, patient, value))
                 except Rejected as rejected:
                     out.counts[feed, rejected.reason] += 1
                     out.dead_letters.append(self._dead_letter(feed, record, rejected))
+            if taken := len(records) - (len(out.dead_letters) - refused):
+                out.counts[feed, "fact"] += taken
         for partition, rows in timed.items():
             rows.sort(key=_ORDER)  # stable: a merge of runs that are sorted already; at one instant encounters come last (S3)
             out.facts[partition] = [row[2:] for row in rows]

@@ -122,10 +122,11 @@ def fold(items: Sequence[Item], use_case: UseCase, patient: bytes, since: int = 
         told = items[i:end]
         i = end
         known_us = max(known_us, told[-1].known_us, told[0].known_us)
-        if state.status != "none":
+        scores_only = told[0].kind == told[-1].kind == SCORE  # at one place marks come first, and ticks last
+        if state.status != "none" and not scores_only:
             made += _close(state, told, use_case, place, known_us)
         touched = _take_in(state, told)
-        if touched or state.status != "none":
+        if touched or state.status == "withdrawing":
             made += _move(state, touched, use_case, place, known_us, ticked=told[-1].kind == codes.TICK)
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -112,9 +113,12 @@ class AlertDesk:
         new: list[tuple[int, bytes]] = []
         events: list[tuple[int, int, Mark | Issued | int]] = []
         events += [(mark.place, 0, mark) for mark in marks]
-        events += [(one.place, 1, one) for one in issued if one.score.role == "champion"]
+        flagged = {one.patient for one in issued if one.score.flagged}  # who is neither in it nor waiting has no alert, and gets none
+        concern = (one for one in issued if one.patient in flagged or one.patient in held.waiting)
+        events += [(one.place, 1, one) for one in concern if one.score.role == "champion"]
         events += [(place, 2, stamp_us) for place, stamp_us in packed.controls]
-        for place, _, event in sorted(events, key=lambda e: e[:2]):
+        events.sort(key=itemgetter(0, 1))
+        for place, _, event in events:
             if isinstance(event, Issued):
                 self._score(held, told, new, event)
             elif isinstance(event, Mark):
@@ -134,7 +138,7 @@ class AlertDesk:
         )
 
     def _score(self, held: _Partition, told: dict[bytes, Told], new: list[tuple[int, bytes]], one: Issued) -> None:
-        score, patient = one.score, one.score.patient_id.encode()
+        score, patient = one.score, one.patient
         if not score.flagged and patient not in held.waiting:
             return  # no alert is open, and this opens none
         use_case = self._use_cases[score.use_case]
@@ -203,9 +207,11 @@ class AlertDesk:
         made: list[tuple[int, Row]] = []
         causes: dict[tuple[bytes, str, int], Issued] = {}
         for one in issued:
-            key = (one.score.patient_id.encode(), one.score.use_case, one.place)
+            if one.patient not in histories or one.score.role != "champion":
+                continue
+            key = (one.patient, one.score.use_case, one.place)
             known = causes.get(key)
-            if one.score.role == "champion" and (known is None or (one.score.risk or 0.0) > (known.score.risk or 0.0)):
+            if known is None or (one.score.risk or 0.0) > (known.score.risk or 0.0):
                 causes[key] = one
         patients = list(histories)
         records = np.frombuffer(b"".join(histories.values()), fact.HEAD)

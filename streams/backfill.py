@@ -10,16 +10,15 @@ import numpy as np
 from features.cohort import chunks
 from features.history import NEVER
 from features.log import Log
-from models import score
 from models.artifact import Model
-from models.score import Desk, Score
+from models.score import Desk, Score, activation
 
 
 def activations_of(log_activations: Sequence[dict[str, Any]], models: Sequence[Model]) -> list[dict[str, Any]]:
     """The log's own activations, or the given models from its beginning where it has none."""
     if log_activations:
         return list(log_activations)
-    return [{**score.activation(m, number=n, role="shadow" if n else "champion"), "place": -1} for n, m in enumerate(models)]
+    return [{**activation(m, number=n, role="shadow" if n else "champion"), "place": -1} for n, m in enumerate(models)]
 
 
 def backfill(log: Log, models: Sequence[Model]) -> Iterator[list[tuple[Score, bytes]]]:
@@ -29,10 +28,10 @@ def backfill(log: Log, models: Sequence[Model]) -> Iterator[list[tuple[Score, by
         patients = len(chunk.patients)
         issued = desk.issue(
             chunk.histories,
-            chunk.patients,
+            [patient.encode() for patient in chunk.patients],
             [activations_of(chunk.activations, models)],
             owner=np.zeros(patients, np.int64),
             since=np.zeros(patients, np.int64),
             until=np.full(patients, NEVER),
         )
-        yield [(i.score, score.encode(i.score)) for i in issued if i.told]
+        yield [(i.score, i.value) for i in issued if i.told]

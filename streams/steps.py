@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from features import codes, fact, history
 from features.merge import Move, moves, sendings
 from features.pack import Packed, Packer
-from models import score
 from models.artifact import Model
 from models.score import Desk, Issued
 from streams.admit import Row
@@ -52,6 +52,8 @@ class _Partition:
     """Greatest control stamp in batches that are committed: bookings up to it were served."""
 
 
+_IN_PLACE_ORDER = attrgetter("place", "seg", "told")
+_OFFSET, _TIMESTAMP = attrgetter("offset"), attrgetter("timestamp")
 _Good = tuple[int, FactBatch, Packed, dict[bytes, bytes]]
 Rebuild = Callable[[int, list[bytes]], Awaitable[None]]
 
@@ -133,7 +135,7 @@ class ScoreStep:
                     if isinstance(alerts, Damaged):  # a score history follows from the facts: read the partition again from its beginning
                         await self.alerts.store.forget(batch.partition)
                 else:
-                    rows: list[Row] = [(i.score.patient_id.encode(), score.encode(i.score)) for i in mine if i.told]
+                    rows: list[Row] = [(i.patient, i.value) for i in mine if i.told]
                     results[n] = Outputs(rows, alerts, moved, len(answer))
         return results
 
@@ -153,8 +155,8 @@ class ScoreStep:
         packed = held.packer.pack(
             [r.key for r in records],
             [r.value or b"" for r in records],
-            np.fromiter((r.offset for r in records), np.int64, len(records)),
-            np.fromiter((r.timestamp for r in records), np.int64, len(records)) * 1000,
+            np.fromiter(map(_OFFSET, records), np.int64, len(records)),
+            np.fromiter(map(_TIMESTAMP, records), np.int64, len(records)) * 1000,
         )
         held.next = batch.next
         return packed
@@ -173,22 +175,24 @@ class ScoreStep:
         since = np.array([batch.start for _, batch, *_ in good])[owner]
         until = np.array([batch.next for _, batch, *_ in good])[owner]
         activations = [self._partitions[batch.partition].packer.state.activations for _, batch, *_ in good]
-        names = [patient.decode() for patient in patients]
-        for one in self.desk.issue(h, names, activations, owner=owner, since=since, until=until):
-            parts[owner[one.seg]].append(one)
+        of = owner.tolist()
+        for one in self.desk.issue(h, patients, activations, owner=owner, since=since, until=until):
+            parts[of[one.seg]].append(one)
         for part in parts:
-            part.sort(key=lambda i: (i.place, i.seg, i.told))
+            part.sort(key=_IN_PLACE_ORDER)
         fresh = (h.place >= since[h.seg]) & (h.place < until[h.seg]) & h.present & (h.status != fact.PLANNED)
         moved = moves(h)
-        for kind, row, use_case in self._ends(h, np.flatnonzero(fresh), [move for _, move in moved]):
-            seg = h.seg[row]
-            if not since[seg] <= h.place[row] < until[seg]:
-                continue
-            mark = (kind, int(h.place[row]), patients[seg], int(h.event_us[row]), int(h.known_us[row]), int(h.episode[row]), use_case)
-            marks[owner[seg]].append(Mark(*mark))
+        ends = list(self._ends(h, np.flatnonzero(fresh), [move for _, move in moved]))
+        rows = np.array([row for _, row, _ in ends], np.int64)
+        here = (h.place[rows] >= since[h.seg[rows]]) & (h.place[rows] < until[h.seg[rows]])
+        columns = (column[rows].tolist() for column in (h.seg, h.place, h.event_us, h.known_us, h.episode))
+        for (kind, _, use_case), now, seg, place, event_us, known_us, episode in zip(ends, here.tolist(), *columns, strict=True):
+            if now:
+                marks[of[seg]].append(Mark(kind, place, patients[seg], event_us, known_us, episode, use_case))
         for seg, move in moved:
-            n = owner[seg]
-            values = sendings(h, seg, move, activations[n], names[seg], since=int(since[seg]), until=int(until[seg]))
+            n = of[seg]
+            told = patients[seg].decode()
+            values = sendings(h, seg, move, activations[n], told, since=int(since[seg]), until=int(until[seg]))
             sent_on[n] += [(move.target.encode(), value) for value in values]
         return parts, marks, sent_on
 

@@ -62,7 +62,7 @@ def topics_(kafka_bootstrap: str | None, prefix: str | None, create: bool, parti
 @click.option("--name", "worker_name", default=None, help="Unique among the workers, the same after a restart.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(["admit", "score"]), help="Only this stage; default both.")
 @click.option("--known-time", type=click.Choice(["append", "given"]), default=None, help="given: history through the feeds.")
-@click.option("--batch", "batch_records_max", type=int, default=None, help="Records of a poll at most; 10000 to catch up.")
+@click.option("--batch", "batch_records_max", type=int, default=None, help="Records of a poll at most.")
 @click.option("--health-port", type=int, default=None, help="/livez, /readyz and /metrics on 127.0.0.1.")
 @click.option("--allow-eviction", is_flag=True, default=None, help="Start although Redis may evict histories (demo only).")
 @click.option("--allow-plaintext-sasl", "kafka_allow_plaintext_sasl", is_flag=True, default=None, help="Passwords in the clear.")

@@ -154,4 +154,4 @@ def test_names_of_encounters_are_columns(names: list[str]) -> None:
     visit = fact.pack(identity=b"1" * 16, event_us=T_US, concept=codes.VISIT_CONCEPTS["home"])
     h = history.read([b"".join(visit + fact.name_records(name.encode(), place=0) for name in names)])
     rows = np.arange(len(names))
-    assert tables._texts(h.names(rows)).to_pylist() == h.names(rows) == names
+    assert tables._joined(*h.names_joined(rows)).to_pylist() == h.names(rows) == names

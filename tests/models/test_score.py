@@ -149,7 +149,8 @@ def issued(patients: dict[str, bytes], *models: Model, since: int = 0) -> list[S
     n = len(patients)
     roles = [{**score.activation(m, number=k, role="shadow" if k else "champion"), "place": -1} for k, m in enumerate(models)]
     limits = {"owner": np.zeros(n, np.int64), "since": np.full(n, since), "until": np.full(n, history.NEVER)}
-    return [one.score for one in Desk(models).issue(history.read(list(patients.values())), list(patients), [roles], **limits)]
+    names, histories = [patient.encode() for patient in patients], history.read(list(patients.values()))
+    return [one.score for one in Desk(models).issue(histories, names, [roles], **limits)]
 
 
 def constant(logit: float, threshold: float) -> Model:
