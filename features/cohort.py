@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,8 +29,6 @@ class Chunk:
 
     patients: list[str]
     histories: Histories
-    stored: list[bytes]
-    """The histories as bytes."""
     activations: list[dict[str, Any]]
     """Of the whole log, each with its `place`."""
 
@@ -55,9 +52,8 @@ def chunks(log: Log, use_cases: Sequence[UseCase], *, patients_at_once: int = PA
     for bucket, (records, start) in ahead((bucket, _packed(bucket, controls, asked)) for bucket in buckets):
         for begin in range(0, len(bucket.patients), patients_at_once):
             some = bucket.patients[begin : begin + patients_at_once]
-            edges = start[begin : begin + len(some) + 1].tolist()
-            blobs = [records[a:b].tobytes() for a, b in pairwise(edges)]
-            yield Chunk(some, history.read(blobs), blobs, controls.activations)
+            edges = start[begin : begin + len(some) + 1]
+            yield Chunk(some, history.fold(records[edges[0] : edges[-1]], np.diff(edges)), controls.activations)
 
 
 @dataclass(frozen=True, slots=True)

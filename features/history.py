@@ -101,12 +101,16 @@ def read(histories: list[bytes]) -> Histories:
     Returns:
         Their records in arrays; an empty history has no rows.
     """
-    records = np.frombuffer(b"".join(histories), fact.HEAD)
-    lengths = np.fromiter((len(h) // fact.HEAD_BYTES for h in histories), np.int64, len(histories))
-    owner = np.repeat(np.arange(len(histories), dtype=np.int64), lengths)
+    sizes = np.fromiter((len(h) // fact.HEAD_BYTES for h in histories), np.int64, len(histories))
+    return fold(np.frombuffer(b"".join(histories), fact.HEAD), sizes)
+
+
+def fold(records: npt.NDArray[np.void], sizes: Int) -> Histories:
+    """The same from the records of all patients, one patient after the other, and how many each has."""
+    owner = np.repeat(np.arange(len(sizes)), sizes)
     row = np.flatnonzero(records["concept"] != codes.NAME)
     seg = owner[row]
-    start = np.searchsorted(seg, np.arange(len(histories) + 1))
+    start = np.searchsorted(seg, np.arange(len(sizes) + 1))
     facts = records.view(fact.WHOLE)[row].view(fact.HEAD)
     place, lead, packets = facts["place"].astype(np.int64), np.arange(len(seg)), list[tuple[int, int, Int]]()
     undone, gone = np.full(len(seg), -1), np.full(len(seg), NEVER)
@@ -115,7 +119,7 @@ def read(histories: list[bytes]) -> Histories:
         facts, seg, row = facts[told.order], seg[told.order], row[told.order]
         place, lead, packets, undone = told.place, told.lead, told.packets, told.undone
         gone = np.where(undone < 0, NEVER, place[undone])
-        start = np.searchsorted(seg, np.arange(len(histories) + 1))
+        start = np.searchsorted(seg, np.arange(len(sizes) + 1))
     version = facts["version"].astype(np.int64)
     until, earlier, duplicates, conflicts = _fold(facts, seg, place, version, gone)
     return Histories(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,13 +70,17 @@ def records(draw: st.DrawFn) -> list[tuple[str | None, bytes]]:
     return told
 
 
+def _apart(records: Any, sizes: Any) -> list[bytes]:
+    return [part.tobytes() for part in np.split(records, np.cumsum(sizes)[:-1])]
+
+
 def assert_same(log: Log, asked: list[UseCase], monkeypatch: pytest.MonkeyPatch) -> int:
     """Both ways give the same patients in the same order with the same bytes; returns how many."""
     with monkeypatch.context() as patch:
-        patch.setattr(history, "read", lambda stored: None)  # what is drawn here need not be a possible history
+        patch.setattr(history, "fold", _apart)  # what is drawn here need not be a possible history
         chunks = list(cohort.chunks(log, asked, patients_at_once=2))
     assert all(len(chunk.patients) <= 2 for chunk in chunks)
-    found = [pair for chunk in chunks for pair in zip(chunk.patients, chunk.stored, strict=True)]
+    found = [pair for chunk in chunks for pair in zip(chunk.patients, chunk.histories, strict=True)]
     expected = []
     for file in log.bucket_files():
         stored, activations = packed(log, file, asked)
@@ -124,7 +129,7 @@ def test_a_place_that_a_history_cannot_hold_is_refused(tmp_path: Path) -> None:
 @given(st.lists(histories(), min_size=1, max_size=3), use_cases(), st.booleans())
 def test_the_rows_to_train_on_are_those_of_revision_0(stored: list[bytes], asked: UseCase, eligible_only: bool) -> None:
     """Asked once for each encounter, they are the same as picked from everything that is issued."""
-    chunk = cohort.Chunk([f"p{n}" for n in range(len(stored))], history.read(stored), stored, [])
+    chunk = cohort.Chunk([f"p{n}" for n in range(len(stored))], history.read(stored), [])
     patients = len(stored)
     every = answers(chunk.histories, asked, since=np.zeros(patients, np.int64), until=np.full(patients, history.NEVER))
     wanted = every.where((every.revision == 0) & every.told & ((every.status == SCORED) | (not eligible_only)))
