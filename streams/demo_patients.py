@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from features import usecase
+from features import clinic, usecase
 from features.clock import DAY_US, SECOND_US, from_us, to_us
 from features.codes import Codebook
-from features.importers import eicu, mimic, simulator
+from features.importers import eicu, mimic
 from features.importers.build import build_log
 from features.log import Log
 from models import artifact
@@ -31,9 +31,9 @@ PAUSE_US = DAY_US // 4
 """A stretch of a source in which nothing becomes known counts as so long at most."""
 SHARES = (0.25, 0.20, 0.55)
 """Of the time that the feeds are played, by source."""
-INVENTED, INVENTED_DAYS = 120, 181
+INVENTED, INVENTED_DAYS = 30, 181
 SEED = 2202
-TRAINED_ON, TRAINED_DAYS = 150, 365
+TRAINED_ON, TRAINED_DAYS = 80, 365
 
 
 @dataclass(slots=True)
@@ -79,7 +79,8 @@ def sources() -> list[Source]:
     year = from_us(max(s.moments[-1].known_us for s in found)).year + 1
     start = datetime(year, 1, 1, tzinfo=UTC)
     end = from_us(to_us(start) + INVENTED_DAYS * DAY_US)
-    return [*found, as_source(2, "invented", "made by the simulator", simulator.events(patients=INVENTED, start=start, end=end, seed=SEED))]
+    told = clinic.events(patients=INVENTED, start=start, end=end, seed=SEED)
+    return [*found, as_source(2, "invented", "told by the simulated clinic", told)]
 
 
 def as_source(number: int, name: str, what: str, told: Iterable[tuple[str, dict[str, Any]]]) -> Source:
@@ -146,7 +147,7 @@ def train(folder: Path, book: Codebook) -> Artifact:
 
     log, start = folder / "training-log", datetime(2023, 1, 1, tzinfo=UTC)
     end = from_us(to_us(start) + TRAINED_DAYS * DAY_US)
-    build_log(simulator.events(patients=TRAINED_ON, start=start, end=end, seed=SEED + 1), log, book=book, source="simulated")
+    build_log(clinic.events(patients=TRAINED_ON, start=start, end=end, seed=SEED + 1), log, book=book, source="simulated")
     made = training.train(Log(log, book), usecase.load(USE_CASE, book))
     artifact.save(made, folder / "model.json")
     shutil.rmtree(log)

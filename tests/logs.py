@@ -13,23 +13,27 @@ from features import clinic, tables, usecase
 from features.clinic.scenario import Change, Outage
 from features.clock import DAY_US, to_us
 from features.codes import codebook
-from features.importers import eicu, mimic, simulator, synthea
+from features.importers import eicu, mimic, synthea
 from features.importers.build import Events, build_log
 from features.log import Log
 
 DATA = Path(os.environ.get("PREMONITOR_DATA", Path(__file__).parent / "data"))
 KINDS = ("mimic", "eicu", "synthea", "simulated", "clinic")
 
+EDGES = clinic.Knobs(edges=0.1, second=0.5)
+SPARSE = clinic.Scenario(volume=0.3)
+"""`simulated`: the stable clinic with facts on all edges, and with few visits so that it may have many patients."""
 _MIDDLE_US = to_us(datetime(2025, 4, 1, tzinfo=UTC))
 EVERY_KNOB = clinic.Knobs(
-    late=0.1, corrected=0.05, retracted=0.03, duplicated=0.05, conflicting=0.02, wrong_patient=0.01, missing=0.1, merges=0.2
+    late=0.1, corrected=0.05, retracted=0.03, duplicated=0.05, conflicting=0.02, wrong_patient=0.01, edges=0.1, second=0.5,
+    missing=0.1, merges=0.2,
 )  # fmt: skip
 EVERY_CHANGE = clinic.Scenario(
     sites=2, volume=1.2, drift=(Change(1.5, _MIDDLE_US),), slope=(Change(0.8, _MIDDLE_US),), case_mix=(Change(0.5, _MIDDLE_US),),
     bias=(("female", 1.3),), silent=(Outage("vitals", _MIDDLE_US, _MIDDLE_US + 7 * DAY_US),),
     half_lost=(Outage("labs", _MIDDLE_US, _MIDDLE_US + 7 * DAY_US),), unit_change=(Change(1.0, _MIDDLE_US),),
 )  # fmt: skip
-"""The clinic with all that can happen in it, and with all its faults."""
+"""`clinic`: with all that can happen in it, and with all its faults."""
 
 
 def events(kind: str, *, patients: int = 60, seed: int = 5) -> list[tuple[str, dict[str, Any]]]:
@@ -41,11 +45,8 @@ def events(kind: str, *, patients: int = 60, seed: int = 5) -> list[tuple[str, d
     if kind == "synthea":
         return list(synthea.events(DATA / "synthea"))
     span = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 7, 1, tzinfo=UTC)
-    if kind == "clinic":
-        return list(
-            clinic.events(patients=min(patients, 40), start=span[0], end=span[1], seed=seed, knobs=EVERY_KNOB, scenario=EVERY_CHANGE)
-        )
-    return list(simulator.events(patients=patients, start=span[0], end=span[1], seed=seed))
+    patients, knobs, world = (min(patients, 40), EVERY_KNOB, EVERY_CHANGE) if kind == "clinic" else (patients, EDGES, SPARSE)
+    return list(clinic.events(patients=patients, start=span[0], end=span[1], seed=seed, knobs=knobs, scenario=world))
 
 
 def build(kind: str, out: Path, *, patients: int = 60, seed: int = 5) -> Log:

@@ -19,6 +19,8 @@ from features.clinic.scenario import Knobs
 from features.clock import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 EDGE_SHARE = 0.08
+EDGE_DAYS, BESIDE_US = (5, 30, 90), np.array([0, 0, 0, -1, 1])
+"""Windows of so many days end at a visit: facts lie on their edges or a microsecond beside them."""
 PANEL_OF_STATE = np.array([0.65, 0.90, 0.95, 0.95])
 """Chance of a panel at an ambulatory visit; at others `PANEL`."""
 PANEL, WEIGHED, NO_NUMBER, OTHER_UNIT, LATE_DAYS = 0.95, 0.8, 0.01, 0.15, 9
@@ -102,7 +104,7 @@ def _drawn_us(scene: Scene) -> Int:
     start_us = scene.stops["start_us"]
     clinic = scene.stops["kind"] == AMBULATORY
     how = scene.draws.uniform("drawn when", scene.number, scene.index)
-    beside = np.array([0, 0, 0, -1, 1])[scene.draws.pick((1,) * 5, "drawn beside", scene.number, scene.index)]
+    beside = BESIDE_US[scene.draws.pick((1,) * 5, "drawn beside", scene.number, scene.index)]
     early, after = scene.span_us(-4 * HOUR_US, -MINUTE_US, "drawn before"), scene.span_us(0, 90 * MINUTE_US, "drawn after")
     offset_us = np.where(how < 0.15, beside, np.where(clinic & (how < 0.8), early, after))
     return np.where(scene.stops["kind"] == DRAW, start_us, np.minimum(start_us + offset_us, scene.stops["end_us"]))
@@ -131,6 +133,8 @@ def _results(scene: Scene, analyte: Analyte, drawn_us: Int) -> list[Rows]:
     again = result[twice].copy()
     again["ordinal"] = 1 - again["ordinal"]
     again["value"] = np.round(again["value"] + 0.1, 1)
+    apart = scene.chance(scene.knobs.second, f"apart {analyte.code}")
+    again["known_us"] += np.where(apart, scene.span_us(MINUTE_US, 3 * DAY_US, f"apart by {analyte.code}"), 0)[twice]
     return [result, again]
 
 
@@ -151,6 +155,7 @@ def weights(scene: Scene) -> Rows:
 def _measured(scene: Scene, kind: str, code: str, event_us: Int, value: Float, unit: Int, comparator: Int) -> Rows:
     """Results with the times at which they were filed: some in the second in which the visit was told, some late."""
     knobs, about = scene.knobs, f"of {code}"
+    event_us, episode = _on_edges(scene, event_us, about)
     known_us = event_us // SECOND_US * SECOND_US + scene.span_us(15 * MINUTE_US, 220 * MINUTE_US, "filed " + about)
     before = (event_us < scene.known_us) & (scene.known_us < event_us + DAY_US)
     known_us = np.where(before & scene.chance(EDGE_SHARE, "filed with the visit " + about), scene.known_us, known_us)
@@ -168,12 +173,21 @@ def _measured(scene: Scene, kind: str, code: str, event_us: Int, value: Float, u
         event_us=np.where(ahead, known_us + by_us, event_us),
         known_us=known_us,
         code=CODE["loinc", code],
-        episode=scene.episode,
+        episode=episode,
         value=np.where(number, value, np.nan),
         unit=np.where(number, unit, 0),
         comparator=np.where(number, comparator, 0),
         site=scene.people.site[scene.stops["who"]],
     )
+
+
+def _on_edges(scene: Scene, event_us: Int, about: str) -> tuple[Int, Int]:
+    """(times, episodes) of results: some belong to no visit and lie exactly so many days before the one at which they were found."""
+    days = np.array(EDGE_DAYS)[scene.draws.pick((1,) * len(EDGE_DAYS), "edge at " + about, scene.number, scene.index)]
+    beside = BESIDE_US[scene.draws.pick((1,) * len(BESIDE_US), "edge beside " + about, scene.number, scene.index)]
+    there = scene.stops["day"] - days > scene.people.enrol_day[scene.stops["who"]]
+    edge = there & (scene.stops["kind"] != DRAW) & scene.chance(scene.knobs.edges, "edge " + about)
+    return np.where(edge, scene.stops["start_us"] - days * DAY_US + beside, event_us), np.where(edge, -1, scene.episode)
 
 
 def care(scene: Scene) -> list[Rows]:

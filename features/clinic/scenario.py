@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Knobs:
     """How often facts come in trouble of each kind, as shares from 0 (never) to 1 (wherever it is possible)."""
 
     late: float = 0.05  # of visits, labs, vitals: told over a day after the fact, some exactly 30 days after the visit was known
@@ -29,19 +29,15 @@ class Trouble:
     cancelled: float = 0.02  # of booked visits (which then do not take place) and of medication orders
     future_clock: float = 0.002  # of visits, labs, vitals: event_time after known_time, because the source's clock is ahead
     lower_version_late: float = 0.005  # of facts with several versions: the first comes after the second
+    edges: float = 0.0  # of labs, vitals at visits: of no visit, but exactly 5, 30 or 90 days before it or a microsecond beside that
+    second: float = 0.0  # of second results of one instant: told later; of second visits of one start: told as emergency visits
+    missing: float = 0.0  # of laboratory panels and weights: never measured
+    merges: float = 0.0  # of patients: half of their visits are told under a second id, until a merge says who that is
 
     def __post_init__(self) -> None:
         for name, share in asdict(self).items():
             if not 0 <= share <= 1:
                 raise InputError(f"knob {name} must be a share from 0 to 1, got {share}")
-
-
-@dataclass(frozen=True)
-class Knobs(Trouble):
-    """The same, and what takes facts away or patients apart."""
-
-    missing: float = 0.0  # of laboratory panels and weights: never measured
-    merges: float = 0.0  # of patients: half of their visits are told under a second id, until a merge says who that is
 
 
 @dataclass(frozen=True)

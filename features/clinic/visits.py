@@ -10,13 +10,12 @@ import numpy as np
 
 from features.clinic import rows
 from features.clinic.draws import Draws, Int, Mask
-from features.clinic.findings import Scene
+from features.clinic.findings import EDGE_DAYS, Scene
 from features.clinic.illness import AMBULATORY, EMERGENCY, INPATIENT, Stops
 from features.clinic.rows import CLASSES, PRIORITIES, STATUS, Rows
 from features.clinic.scenario import Knobs
 from features.clock import DAY_US, HOUR_US, MINUTE_US
 
-EDGE_DAYS = (5, 30, 90)
 SNAPPED, TWICE, WITHOUT_EPISODE = 0.5, 0.03, 0.1
 """Shares: of visits so many days after another stop, those at its time of day; of visits, those with a second one at the same start."""
 SLOTS = 4
@@ -96,6 +95,8 @@ def encounters(scene: Scene, registered_us: Int, *, planned: Mask, off: Mask) ->
         planned: Which were booked ahead; `off`: which of them were called off.
     """
     stops, draws, number, index = scene.stops, scene.draws, scene.number, scene.index
+    amiss = (stops["slot"] == 1) & draws.chance(scene.knobs.second, "told as emergency", number, index)
+    kind = np.where(amiss, EMERGENCY, stops["kind"])
     urgency = np.array([PRIORITIES.index("emergency"), PRIORITIES.index("urgent")])[draws.pick((1, 1), "urgency", number, index)]
     first = rows.new(
         "encounter",
@@ -104,8 +105,8 @@ def encounters(scene: Scene, registered_us: Int, *, planned: Mask, off: Mask) ->
         known_us=scene.known_us,
         status="in-progress",
         episode=scene.episode,
-        encounter_class=np.array([CLASSES.index(c) for c in ("ambulatory", "emergency", "inpatient")])[stops["kind"]],
-        priority=np.where(stops["kind"] == AMBULATORY, 0, urgency),
+        encounter_class=np.array([CLASSES.index(c) for c in ("ambulatory", "emergency", "inpatient")])[kind],
+        priority=np.where(kind == AMBULATORY, 0, urgency),
         site=scene.people.site[stops["who"]],
     )
     first["fact"] = np.arange(len(first))

@@ -323,7 +323,7 @@ def test_a_unit_change_moves_the_values_of_one_site_and_keeps_the_label() -> Non
 
 
 def test_every_event_of_every_knob_passes_the_contract() -> None:
-    knobs = Knobs(*[0.3] * 13)
+    knobs = Knobs(*[0.3] * 15)
     during = Outage("labs", to_us(MIDDLE), to_us(END))
     world = {"sites": 3, "volume": 1.5, "half_lost": (during,), "unit_change": (Change(1),), "drift": (Change(3.0),)}
     before = START

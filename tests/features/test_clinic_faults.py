@@ -20,7 +20,7 @@ from features.clinic import Knobs, events
 from features.codes import OTHER, codebook
 from features.decode import decode
 from features.errors import InputError
-from tests.features.troubles import DETECTORS, MEASURED, Told, by_fact, patients_of
+from tests.features.troubles import DETECTORS, MEASURED, Told, by_fact, patients_of, starts
 
 START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
 CARE = {"encounter", "lab", "vital", "medication_order", "medication_administration", "condition"}
@@ -44,8 +44,10 @@ def raw(patients: int = 60, seed: int = 3) -> bytes:
     return b"\n".join(feed.encode() + b" " + msgspec.json.encode(e) for feed, e in pairs)
 
 
-FEW = {"rescheduled": 30, "cancelled": 200}
+FEW = {"rescheduled": 30, "cancelled": 200, "second": 30}
 """How many a knob at 1 makes at least, where it is not 300: bookings are a tenth of the visits."""
+ASKED_FOR = ("edges", "second")
+"""What the defaults do not make."""
 
 
 def test_every_knob_has_a_detector() -> None:
@@ -66,12 +68,12 @@ def test_a_knob_at_1_makes_plenty(knob: str) -> None:
     assert most >= 3 * DETECTORS[knob](default())
 
 
-@pytest.mark.parametrize("knob", DETECTORS)
+@pytest.mark.parametrize("knob", [knob for knob in DETECTORS if knob not in ASKED_FOR])
 def test_the_defaults_make_each_kind(knob: str) -> None:
     assert DETECTORS[knob](told(patients=600) if knob == "rescheduled" else default()) > 0
 
 
-@pytest.mark.parametrize("knobs", [Knobs(), Knobs(*[0.0] * 13), Knobs(*[1.0] * 11), Knobs(*[0.3] * 13)], ids=["default", "0", "1", "0.3"])
+@pytest.mark.parametrize("knobs", [Knobs(), Knobs(*[0.0] * 15), Knobs(*[1.0] * 13), Knobs(*[0.3] * 15)], ids=["default", "0", "1", "0.3"])
 def test_every_event_keeps_the_contract(knobs: Knobs) -> None:
     """Both decoders take it, its code is in a code set where it must be, and every known time is given and in order."""
     book, before = codebook(), START
@@ -141,6 +143,17 @@ def test_facts_lie_on_the_edges_of_windows() -> None:
     assert {0, 1, 999_999} == {e["event_time"].microsecond for e in rows}
 
 
+def test_results_on_edges_lie_on_each_of_them() -> None:
+    """Exactly 5, 30 and 90 days before a visit, and a microsecond before and behind; they belong to no episode."""
+    rows = told(edges=0.5)
+    visits = starts(rows)
+    for days in (5, 30, 90):
+        for by_us in (-1, 0, 1):
+            span = timedelta(days, microseconds=by_us)
+            on = [e for e in rows if e["kind"] in MEASURED and (e["patient_id"], e["event_time"] + span) in visits]
+            assert sum("episode_id" not in e for e in on) >= 20, span
+
+
 def test_half_of_the_misfiled_facts_are_taken_back_where_they_were_misfiled() -> None:
     """The right patient gets them later, some from version 2 on."""
     rows = told(patients=60, wrong_patient=1, retracted=0, late=0, duplicated=0, conflicting=0, lower_version_late=0)
@@ -172,6 +185,18 @@ def test_equal_times_have_ordinals_against_the_order_of_ids() -> None:
     last_by_ordinal = [max(p.values(), key=lambda e: (e["ordinal"], e["id"])) for p in pairs]
     last_by_id = [max(p.values(), key=lambda e: e["id"]) for p in pairs]
     assert sum(a["value"] != b["value"] for a, b in zip(last_by_ordinal, last_by_id, strict=True)) >= 5
+
+
+def test_second_results_are_told_later_where_that_is_asked_for() -> None:
+    """Up to three days after the first, be its ordinal the lower or the higher one."""
+    groups: dict[Any, Told] = defaultdict(list)
+    for e in told(**dict.fromkeys(DETECTORS, 0) | {"second": 1}):
+        if e["kind"] in MEASURED:
+            groups[e["patient_id"], e["code"], e["event_time"]].append(e)
+    pairs = [g for g in groups.values() if {e["ordinal"] for e in g} == {0, 1} and len({e["id"] for e in g}) == 2]
+    assert len(pairs) > 100
+    assert all(timedelta(0) < b["known_time"] - a["known_time"] <= timedelta(3) for a, b in pairs)
+    assert {0, 1} == {a["ordinal"] for a, _ in pairs}
 
 
 def test_the_variety_that_the_pipeline_must_take() -> None:

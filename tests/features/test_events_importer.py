@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features import clinic
 from features.codes import codebook
 from features.decode import RECORD_BYTES_MAX, decode
 from features.errors import InputError, Rejected
 from features.event import FEEDS
-from features.importers import events, simulator
+from features.importers import events
 from features.importers.build import NOTES, FeedCounts, build_log, checked
 from features.log import Log
 from streams.cli import main
@@ -32,7 +33,7 @@ LAB = {"id": "l1", "patient_id": "p1", "event_time": "2026-05-03T09:00:00Z", "kn
 def simulated() -> list[tuple[str, dict[str, Any]]]:
     print(f"seed {SEED}")
     span = {"start": datetime(2025, 1, 1, tzinfo=UTC), "end": datetime(2025, 5, 1, tzinfo=UTC)}
-    return list(simulator.events(patients=25, seed=SEED, **span))
+    return list(clinic.events(patients=25, seed=SEED, **span))
 
 
 def wrapped(told: list[tuple[str, dict[str, Any]]]) -> str:

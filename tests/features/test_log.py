@@ -16,13 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import codes, decode, fact
+from features import clinic, codes, decode, fact
 from features import log as log_module
 from features.clock import DAY_US, SECOND_US, TIME_MAX_US, TIME_MIN_US, rfc3339
 from features.codes import Codebook, codebook
 from features.errors import InputError
 from features.event import FEEDS
-from features.importers import simulator
 from features.importers.build import build_log
 from features.log import Log, LogWriter, Record
 
@@ -209,7 +208,7 @@ def test_an_empty_log(tmp_path: Path) -> None:
 
 def simulated(root: Path, name: str, seed: int) -> dict[str, bytes]:
     span = {"start": datetime(2026, 1, 1, tzinfo=UTC), "end": datetime(2026, 7, 1, tzinfo=UTC)}
-    counts = build_log(simulator.events(patients=50, seed=seed, **span), root / name, book=BOOK, source="simulator")
+    counts = build_log(clinic.events(patients=50, seed=seed, **span), root / name, book=BOOK, source="clinic")
     assert counts.keys() <= FEEDS.keys()
     assert all(count.rows == count.facts + count.rejected.total() for count in counts.values())
     return content_of(root / name)

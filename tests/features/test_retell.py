@@ -181,7 +181,7 @@ def but_told(log: Log) -> list[tuple[int, str | None, int, bytes]]:
 
 @pytest.mark.parametrize("kind", [*KINDS, "merged"])
 def test_a_log_told_again_is_the_same_log(kind: str, tmp_path: Path) -> None:
-    """All events of the simulator, with merges too, and of the samples: every record of the second log is that of the first."""
+    """All events of the clinic, with merges too, and of the samples: every record of the second log is that of the first."""
     build_log(merged() if kind == "merged" else events(kind), tmp_path / "first", book=BOOK, source=kind)
     first = Log(tmp_path / "first", BOOK)
     again = [retell(r.patient_id, r.value) for r in first.records() if r.patient_id is not None and is_told(r.value)]

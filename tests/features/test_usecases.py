@@ -87,7 +87,7 @@ def test_a_use_case_computes(simulated: Callable[[str], dict[str, dict[str, Row]
     ],
 )  # fmt: skip
 def test_its_columns_have_something_to_tell(simulated: Callable[[str], dict[str, dict[str, Row]]], name: str, stems: str) -> None:
-    """Of these groups each has a column that is not the same in all rows: what the simulator tells arrives in them."""
+    """Of these groups each has a column that is not the same in all rows: what the clinic tells arrives in them."""
     found = list(simulated(name)["features"].values())
     for stem in stems.split():
         columns = [column for column in found[0] if column.startswith(f"{stem}_")]

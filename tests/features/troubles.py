@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 MEASURED = {"lab", "vital"}
@@ -109,9 +109,40 @@ def lower_version_late(rows: Told) -> int:
     return found
 
 
+def starts(rows: Told) -> set[tuple[str, datetime]]:
+    """(patient, start) of visits that took place."""
+    return {(e["patient_id"], e["event_time"]) for e in rows if e["kind"] == "encounter" and e["status"] == "finished"}
+
+
+def beside(patient: str, at: datetime, visits: set[tuple[str, datetime]]) -> bool:
+    """Whether a visit of the patient starts then, or a microsecond before or after."""
+    return any((patient, at + timedelta(microseconds=by)) in visits for by in (-1, 0, 1))
+
+
+def edges(rows: Told) -> int:
+    """Results found at no visit, and exactly 5, 30 or 90 days before one or a microsecond beside it."""
+    visits = starts(rows)
+    found = {(e["patient_id"], e["id"], e["event_time"]) for e in rows if e["kind"] in MEASURED and e["version"] == 1}
+    return sum(
+        not beside(patient, at, visits) and any(beside(patient, at + timedelta(days), visits) for days in (5, 30, 90))
+        for patient, _, at in found
+    )
+
+
+def second(rows: Told) -> int:
+    """Emergency visits at the very start of another visit."""
+    others: dict[tuple[str, datetime], set[str]] = defaultdict(set)
+    for e in rows:
+        if e["kind"] == "encounter" and e["status"] == "finished" and e["encounter_class"] != "emergency":
+            others[e["patient_id"], e["event_time"]].add(e["id"])
+    emergencies = {(e["patient_id"], e["event_time"], e["id"]) for e in rows if e.get("encounter_class") == "emergency"}
+    return sum(bool(others[patient, at] - {id}) for patient, at, id in emergencies)
+
+
 DETECTORS: dict[str, Callable[[Told], int]] = {
     f.__name__: f
     for f in (
-        late, corrected, retracted, duplicated, conflicting, wrong_patient, booked, rescheduled, cancelled, future_clock, lower_version_late
+        late, corrected, retracted, duplicated, conflicting, wrong_patient,
+        booked, rescheduled, cancelled, future_clock, lower_version_late, edges, second,
     )
 }  # fmt: skip

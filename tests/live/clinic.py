@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from features.importers import simulator
+from features import clinic
 from tests.live.system import Event
 
 PATIENTS = 30
@@ -20,7 +20,7 @@ def now() -> datetime:
 
 def past(*, seed: int = 8) -> list[Event]:
     """Half a year that ends now, in the order in which it was told."""
-    return list(simulator.events(patients=PATIENTS, start=now() - timedelta(days=180), end=now(), seed=seed))
+    return list(clinic.events(patients=PATIENTS, start=now() - timedelta(days=180), end=now(), seed=seed))
 
 
 def visits(numbers: Sequence[int]) -> Iterator[Event]:

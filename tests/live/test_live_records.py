@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from features import clinic
 from features.codes import codebook
 from features.errors import InputError
-from features.importers import simulator
 from features.importers.build import build_log
 from features.log import Log
 from streams import dead_letters
@@ -42,8 +42,8 @@ def make(kafka: Kafka, redis_server: Redis, tmp_path: Path) -> Iterator[Make]:
 def an_hour(events: int) -> list[Event]:
     """Encounters and labs, all told within an hour, each at an instant of its own, in the order in which a clinic told them."""
     span = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
-    clinic = simulator.events(patients=1_500, start=span[0], end=span[1], seed=21)
-    some = [event for event in clinic if event[0] in ("encounters", "labs")][-events:]
+    year = clinic.events(patients=1_500, start=span[0], end=span[1], seed=21)
+    some = [event for event in year if event[0] in ("encounters", "labs")][-events:]
     step = timedelta(seconds=HOUR_S) / len(some)
     return [(feed, {**event, "known_time": (span[1] + n * step).isoformat()}) for n, (feed, event) in enumerate(some)]
 

@@ -21,10 +21,10 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from features import clinic
 from features.clock import DAY_US, ManualClock
 from features.codes import codebook
 from features.errors import InputError
-from features.importers import simulator
 from features.importers.build import build_log
 from models import families, split
 from models import train as training
@@ -268,7 +268,7 @@ def test_never_more_than_the_capacity_lies_above_the_cut(values: list[int], capa
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families") / "log"
     span = {"start": datetime(2025, 1, 1, tzinfo=UTC), "end": datetime(2026, 1, 1, tzinfo=UTC)}
-    build_log(simulator.events(patients=250, seed=1, **span), folder, book=codebook(), source="simulator")
+    build_log(clinic.events(patients=250, seed=1, **span), folder, book=codebook(), source="clinic")
     return folder
 
 

@@ -16,12 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from features import fact, history
+from features import clinic, fact, history
 from features.clock import HOUR_US, NEVER_US
 from features.codes import codebook
 from features.errors import InputError
 from features.history import NEVER
-from features.importers import simulator
 from features.importers.build import build_log
 from features.revision import answers
 from models import guard, split
@@ -242,7 +241,7 @@ def test_a_delay_gives_the_rows_of_a_log_in_which_everything_was_told_later(
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guard") / "log"
     span = {"start": datetime(2025, 1, 1, tzinfo=UTC), "end": datetime(2025, 10, 1, tzinfo=UTC)}
-    build_log(simulator.events(patients=120, seed=1, **span), folder, book=codebook(), source="simulator")
+    build_log(clinic.events(patients=120, seed=1, **span), folder, book=codebook(), source="clinic")
     return folder
 
 

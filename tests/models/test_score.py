@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import fact, history, usecase
+from features import clinic, fact, history, usecase
 from features.clock import DAY_US, TIME_MIN_US
 from features.codes import Codebook, codebook
 from features.errors import InputError
-from features.importers import simulator
 from features.importers.build import build_log
 from features.log import Log
 from features.usecase import UseCase
@@ -322,7 +321,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
     span = {"start": datetime(2025, 1, 1, tzinfo=UTC), "end": datetime(2026, 1, 1, tzinfo=UTC)}
-    build_log(simulator.events(patients=150, seed=1, **span), folder / "log", book=BOOK, source="simulator")
+    build_log(clinic.events(patients=150, seed=1, **span), folder / "log", book=BOOK, source="clinic")
     log = Log(folder / "log", BOOK)
     end_us = max(record.stamp_us for record in log.records())
     return Site(log, training.collect(log, use_case()), training.train(log, use_case()), end_us)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -17,14 +18,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from features.clock import TIME_MIN_US
+from features import clinic
+from features.clock import TIME_MIN_US, to_us
 from features.codes import codebook
-from features.importers import simulator
+from models import score
 from models.artifact import Model
 from models.score import activation
 from streams.admit import CONTROLS, Command, Row
+from streams.alert import Alert
 from streams.driver import Crash, Driver, Topics
 from streams.store import MemoryStore
+from tests.features.troubles import DETECTORS, MEASURED, starts
 from tests.stand_in import any_visit, stand_in
 
 SEEDS = int(os.environ.get("PREMONITOR_FAULT_SEEDS", "1000"))
@@ -44,30 +48,45 @@ STEPS = (
 
 @cache
 def model() -> Model:
-    return stand_in(any_visit())
+    return stand_in(any_visit(), seed=6)
+
+
+@cache
+def told() -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Events of a small clinic in much trouble of every kind, in the order in which they became known."""
+    span = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)
+    knobs = clinic.Knobs(
+        late=0.2, corrected=0.1, retracted=0.05, duplicated=0.05, conflicting=0.02, wrong_patient=0.02, booked=0.4, rescheduled=0.3,
+        cancelled=0.1, future_clock=0.02, lower_version_late=0.1, edges=0.25, second=0.5,
+    )  # fmt: skip
+    few = clinic.Scenario(volume=0.6)
+    return tuple(clinic.events(patients=12, start=span[0], end=span[1], seed=237, knobs=knobs, scenario=few))
 
 
 @cache
 def feed_rows() -> tuple[tuple[str, int, Row], ...]:
-    """(topic, partition, row) of a small clinic's events, in the order in which they became known; the activation comes first."""
-    span = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)
+    """(topic, partition, row) of the events, the activation first. Ticks behind every 15th event and when booked visits begin.
+
+    A tick has an instant of its own, a microsecond behind a second: else chance decides whether it is before what is known just then.
+    Facts of one instant may be told apart, because answers do not change: they come in the order of the feeds, or before any visit.
+    """
     command = Command("activate", TIME_MIN_US, activation(model(), number=0))
-    out: list[tuple[str, int, Row]] = [(CONTROLS, 0, (None, msgspec.json.encode(command)))]
-    knobs = simulator.Knobs(late=0.2, corrected=0.1, retracted=0.05, duplicated=0.05, booked=0.3, conflicting=0.02)
-    for n, (feed, event) in enumerate(simulator.events(patients=24, start=span[0], end=span[1], seed=11, knobs=knobs)):
-        out.append((feed, hash_of(event["patient_id"]) % PARTITIONS, (None, msgspec.json.encode(event))))
+    events: list[tuple[int, str, int, Row]] = []
+    ticks = set()
+    for n, (feed, event) in enumerate(told()):
+        now_us = to_us(datetime.fromisoformat(event["known_time"]))
+        events.append((now_us, feed, hash_of(event["patient_id"]) % PARTITIONS, (None, msgspec.json.encode(event))))
         if n % 15 == 14:
-            tick = Command("tick", _stamp_us(event))
-            out.append((CONTROLS, 0, (None, msgspec.json.encode(tick))))
-    return tuple(out)
+            ticks.add(now_us + 1)
+        if event.get("status") == "planned":
+            ticks.add(to_us(datetime.fromisoformat(event["event_time"])) + 1)
+    controls = [(at_us, CONTROLS, 0, (None, msgspec.json.encode(Command("tick", at_us)))) for at_us in ticks]
+    every = sorted([*events, *controls], key=lambda row: row[0])
+    return ((CONTROLS, 0, (None, msgspec.json.encode(command))), *(row[1:] for row in every))
 
 
 def hash_of(text: str) -> int:
     return sum(map(ord, text))
-
-
-def _stamp_us(event: dict[str, Any]) -> int:
-    return int(datetime.fromisoformat(event["known_time"].replace("Z", "+00:00")).timestamp()) * 1_000_000
 
 
 @cache
@@ -169,6 +188,41 @@ class Trouble:
         """Work until nothing is left and no idle check finds anything; whether there was something."""
         await self.worker.drain(batch=int(self.rng.choice([7, 500])))
         return any([await self.worker.idle_check(p) for p in range(PARTITIONS)])
+
+
+def test_the_feed_has_something_of_everything() -> None:
+    """Each kind of trouble, facts on edges, results of one instant, answers that ticks bring, and all that can become of an alert."""
+    rows = [{**e, **{name: datetime.fromisoformat(e[name]) for name in ("event_time", "known_time")}} for _, e in told()]
+    found = {name: detect(rows) for name, detect in DETECTORS.items()}
+    assert min(found.values()) > 0, found
+    assert min(found[name] for name in ("late", "corrected", "retracted", "duplicated", "booked")) >= 15, found
+    visits = starts(rows)
+    for kind, days in (("lab", (0, 5, 30, 90)), ("encounter", (5, 30))):
+        spans = [{(e["patient_id"], e["event_time"] + timedelta(n)) for e in rows if e["kind"] == kind} for n in days]
+        assert all(span & visits for span in spans), kind
+    assert {0, 1, 999_999} == {e["event_time"].microsecond for e in rows}
+    told_at = {(e["patient_id"], e["known_time"]) for e in rows if e["kind"] == "encounter"}
+    assert sum((e["patient_id"], e["known_time"]) in told_at for e in rows if e["kind"] in MEASURED) >= 3
+    ordinals: dict[Any, set[int]] = defaultdict(set)
+    for e in rows:
+        ordinals[e["patient_id"], e.get("code"), e["event_time"]].add(e.get("ordinal", 0))
+    assert sum(len(some) == 2 for some in ordinals.values()) >= 10
+    assert sum(topic == CONTROLS for topic, _, _ in feed_rows()) > 30
+
+    issued, alerts = without_faults()
+    scores = [score.decode(value) for value in issued.values()]
+    assert {"scored", "withdrawn"} == {s.status for s in scores}
+    assert sum(s.revision > 0 for s in scores) > 50 and max(s.revision for s in scores) >= 5
+    assert sum(by_tick(s.known_time) for s in scores) >= 5
+    changes = [msgspec.json.decode(value, type=Alert) for value in alerts]
+    assert {"opened", "updated", "withdrawing", "reopened", "withdrawn", "closed"} == {a.transition for a in changes}
+    assert {"outcome", "expired"} <= {a.reason for a in changes}
+    assert any(by_tick(a.known_time) for a in changes)
+
+
+def by_tick(known_time: str) -> bool:
+    """Ticks stand a microsecond behind facts, whose known times are whole seconds."""
+    return datetime.fromisoformat(known_time).microsecond == 1
 
 
 WEIGHTS = np.array([5, 8, 12, 2, 3, 3, 1.5, 1, 2.5]) / 38.0

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from features import clinic
 from features.clock import DAY_US, TIME_MIN_US, rfc3339
 from features.codes import codebook
-from features.importers import simulator
 from features.importers.build import build_log
 from features.log import Log, LogWriter
 from models import score
@@ -45,8 +45,8 @@ def model() -> Model:
 def events(seed: int, patients: int = 18) -> list[tuple[str, dict[str, Any]]]:
     """A small clinic in which some are told under two names, one of them under three."""
     span = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 4, 1, tzinfo=UTC)
-    knobs = simulator.Knobs(late=0.2, corrected=0.1, retracted=0.05, duplicated=0.05, booked=0.0, conflicting=0.02)
-    told = list(simulator.events(patients=patients, start=span[0], end=span[1], seed=seed, knobs=knobs))
+    knobs = clinic.Knobs(late=0.2, corrected=0.1, retracted=0.05, duplicated=0.05, booked=0.0, conflicting=0.02, edges=0.1, second=0.5)
+    told = list(clinic.events(patients=patients, start=span[0], end=span[1], seed=seed, knobs=knobs))
     names = sorted({event["patient_id"] for _, event in told})
     rng = np.random.default_rng(seed)
     merges = [(names[0], names[1], 40), (names[1], names[2], 60), (names[3], names[4], int(rng.integers(20, 80)))]

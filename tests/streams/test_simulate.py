@@ -37,7 +37,7 @@ def test_the_truth_names_encounters_of_the_log(tmp_path: Path) -> None:
 def test_what_is_asked_reaches_the_clinic(tmp_path: Path) -> None:
     """Every knob and each part of a scenario has an option, save those that only tests turn."""
     options = {option.name for option in simulate.params}
-    internal = {"wrong_patient", "booked", "rescheduled", "cancelled", "future_clock", "lower_version_late"}
+    internal = {"wrong_patient", "booked", "rescheduled", "cancelled", "future_clock", "lower_version_late", "edges", "second"}
     assert set(Knobs.__dataclass_fields__) - internal <= options
     assert set(Scenario.__dataclass_fields__) <= options
     words = ("--drift", "1.5@2025-03-01", "--drift", "black:2", "--case-mix", "0.5@2025-03-01", "--slope", "0.8", "--bias", "female=1.2")
