@@ -61,6 +61,8 @@ class Answers:
 
     def where(self, mask: Bool | Int) -> Answers:
         """The entries for which the mask holds, or with these numbers."""
+        if mask.dtype == bool and mask.all():
+            return self
         return Answers(*(getattr(self, name)[mask] for name in Answers.__slots__))
 
 
@@ -111,20 +113,14 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int, first_on
     scored = np.flatnonzero(status == SCORED)
     found = rows(h, Questions(h.seg[asked[scored]], index_us[scored], h.place[asked[scored]], h.episode[encounter[scored]]), use_case.plan)
     columns = len(use_case.features)
-    matrix = np.zeros((len(asked), columns))
-    matrix[scored] = found[:, :columns]
+    if len(scored) == len(asked):  # most often: a copy of the matrix takes as long as a window
+        matrix = found[:, :columns]
+    else:
+        matrix = np.zeros((len(asked), columns))
+        matrix[scored] = found[:, :columns]
     _judge(use_case, found[:, columns:], scored, status, reason)
     matrix[status != SCORED] = 0.0
-    same = np.zeros(len(asked), bool)
-    if len(asked) > 1:
-        bits = matrix.view(np.int64)
-        same[1:] = (
-            (group[1:] == group[:-1])
-            & (status[1:] == status[:-1])
-            & (reason[1:] == reason[:-1])
-            & (index_us[1:] == index_us[:-1])
-            & (bits[1:] == bits[:-1]).all(axis=1)
-        )
+    same = _as_before(group, status, reason, index_us, matrix)
     first = np.searchsorted(group, group)
     base = _continue(prior, group, same, status, reason, index_us, matrix) if len(prior.group) else np.zeros(len(group), np.int64)
     counted = np.cumsum(~same)
@@ -134,11 +130,23 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int, first_on
     packet, due_place = np.full(len(due), -1), h.place[np.maximum(due, 0)]
     packet[prior.group], due_place[prior.group] = prior.found.packet, prior.found.due_place
     of = group[issued]
+    kept = matrix if len(issued) == len(matrix) else matrix[issued]
     made = Answers(
         seg[issued], asked[issued], due[of], encounter[issued], revision[issued], status[issued], reason[issued],
-        index_us[issued], matrix[issued], due_known_us[of], packet[of], due_place[of], np.ones(len(of), bool),
+        index_us[issued], kept, due_known_us[of], packet[of], due_place[of], np.ones(len(of), bool),
     )  # fmt: skip
     return _with_brought(h, made, prior, since, until) if len(prior.group) else made
+
+
+def _as_before(group: Int, status: Int, reason: Int, index_us: Int, matrix: npt.NDArray[np.float64]) -> Bool:
+    """Which answers are equal, bit by bit, to the one before of the same encounter."""
+    again = np.flatnonzero(group[1:] == group[:-1]) + 1
+    equal = (matrix[again].view(np.int64) == matrix[again - 1].view(np.int64)).all(axis=1)
+    for column in (status, reason, index_us):
+        equal &= column[again] == column[again - 1]
+    same = np.zeros(len(group), bool)
+    same[again] = equal
+    return same
 
 
 @dataclass(frozen=True, slots=True)

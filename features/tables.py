@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,8 @@ def features_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -
         for chunk in chunks(log, [use_case]):
             found = index_answers(chunk, use_case, eligible_only=True)
             columns = np.ascontiguousarray(found.matrix.T)
-            nulls = {
-                name: _column(column, pa.float64(), np.isnan(column)) for name, column in zip(use_case.feature_names, columns, strict=True)
-            }
-            yield {**_keys(chunk.patients, chunk.histories, found), **nulls}
+            numbers = map(_column, columns, repeat(pa.float64()), np.isnan(columns))
+            yield {**_keys(chunk.patients, chunk.histories, found), **dict(zip(use_case.feature_names, numbers, strict=True))}
 
     return write(out, schema, pieces(), progress)
 
@@ -159,8 +158,8 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     out.parent.mkdir(parents=True, exist_ok=True)
     n = 0
     try:
-        few = [f.name for f in schema if f.type != pa.float64()]  # numbers seldom repeat: a dictionary of them costs more than it saves
-        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=few) as writer:
+        few = [f.name for f in schema if f.type != pa.float64()]  # of numbers a dictionary or bounds would cost more than they save
+        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=few, write_statistics=few) as writer:
             for piece in ahead(iter(pieces)):
                 table = pa.table(piece, schema=schema)
                 writer.write_table(table)

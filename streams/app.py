@@ -77,8 +77,9 @@ class Worker:
 
     def __init__(self, settings: Settings, models: Sequence[Model], book: Codebook, ground: Ground, clock: Clock) -> None:
         self.settings, self.names, self.clock = settings, Names(settings.prefix), clock
-        self.metrics, self.bus = Metrics(), Bus(settings)
-        self.intakes: list[Intake] = []
+        self.metrics, self.intakes = Metrics(), list[Intake]()
+        self.buses = {stage: Bus(settings) for stage in settings.stages}
+        """One each: a producer has one request under way to a broker, and the stages would wait for each other's."""
         self._tasks: list[asyncio.Task[None]] = []
         self._health: Health | None = None
         self._passes = self._audited = 0
@@ -114,7 +115,7 @@ class Worker:
 
         alert_store = store_redis.RedisStore(self.redis, prefix=settings.prefix, kind="a")
         step = ScoreStep(store, models, rebuild=rebuild, alerts=AlertDesk(alert_store, use_cases), at=self.crash_at)
-        agents.score_agent(self.app, channel, step, self.bus, names, self.metrics, self.crash_at, self._partition_of)
+        agents.score_agent(self.app, channel, step, self.buses["score"], names, self.metrics, self.crash_at, self._partition_of)
 
         async def look(intake: Intake) -> None:
             await self._audit(intake, step, rebuild)
@@ -133,7 +134,7 @@ class Worker:
             wait_s=settings.align_wait_s,
             keep_max=settings.align_records_max,
         )
-        agents.admit_agent(self.app, channel, admission, self.bus, self.names, self.metrics, self.crash_at)
+        agents.admit_agent(self.app, channel, admission, self.buses["admit"], self.names, self.metrics, self.crash_at)
         self._plans.append(lambda service: Intake("admit", list(ground.feeds), channel, settings, align=align, **service))
 
     def crash_at(self, step: str) -> None:
@@ -145,8 +146,9 @@ class Worker:
                 os._exit(137)
 
     async def connect(self, clients: Clients) -> None:
-        """Start the bus and the intakes."""
-        await self.bus.start()
+        """Start the buses and the intakes."""
+        for bus in self.buses.values():
+            await bus.start()
         service = {"loop": clients.loop, "beacon": clients.beacon}
         for plan in self._plans:
             intake = plan(service)
@@ -173,7 +175,8 @@ class Worker:
             task.cancel()
         for intake in reversed(self.intakes):
             await intake.stop()
-        await self.bus.stop()
+        for bus in self.buses.values():
+            await bus.stop()
         if "score" in self.settings.stages:
             await self.redis.aclose()
         if self._health:
@@ -198,7 +201,7 @@ class Worker:
     async def _tick(self, clients: Clients) -> None:
         """Ticks are written by the owner of the controls: of several workers, one."""
         try:
-            await tick_for_ever(self.settings, self.bus, mine=lambda: any(i.owns(self.names.controls) for i in self.intakes))
+            await tick_for_ever(self.settings, self.buses["admit"], mine=lambda: any(i.owns(self.names.controls) for i in self.intakes))
         except PremonitorError as error:
             await clients.crash(error)
 

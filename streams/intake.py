@@ -93,11 +93,16 @@ class Intake(faust.Service):
             partition_assignment_strategy=[RangePartitionAssignor],
             session_timeout_ms=round(self.settings.session_timeout_s * 1000),
             heartbeat_interval_ms=max(500, round(self.settings.session_timeout_s * 200)),
-            fetch_max_wait_ms=self.settings.fetch_wait_ms,
-            fetch_min_bytes=1 << 16,  # or `fetch_wait_ms`: an answer for each record costs both sides more than it brings
+            **self._gathering(),
         )
         await self.consumer.start()
         self.consumer.subscribe(self.topics, listener=_Moves(self))
+
+    def _gathering(self) -> dict[str, int]:
+        """Feeds come record by record, and an answer for each would cost both sides more than it brings; facts come in batches already."""
+        if self.align:
+            return {"fetch_min_bytes": 1 << 16, "fetch_max_wait_ms": self.settings.fetch_wait_ms}
+        return {"fetch_min_bytes": 1, "fetch_max_wait_ms": 100}
 
     async def on_stop(self) -> None:
         if not self.crashed:  # after a crash nobody will report on what is in hand

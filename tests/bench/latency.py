@@ -6,9 +6,10 @@ stretch the worker is given a history of each patient.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,16 +61,16 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.read_s: dict[str, float] = {}
         self.ended = threading.Event()
-        about = {"group.id": f"{topic}-latency", "fetch.wait.max.ms": 5, "enable.auto.commit": False}
+        about = {"group.id": f"{topic}-latency", "enable.auto.commit": False}
         self._consumer = Consumer({"bootstrap.servers": kafka, **about})
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
 
     def run(self) -> None:
         decode = msgspec.json.Decoder(_Scored).decode
         while not self.ended.is_set():
-            for message in self._consumer.consume(500, 0.01):
-                if message.error() is None:
-                    self.read_s.setdefault(decode(message.value()).encounter_id, time.perf_counter())
+            message = self._consumer.poll(0.1)  # one by one: `consume` would wait for more
+            if message is not None and message.error() is None:
+                self.read_s.setdefault(decode(message.value()).encounter_id, time.perf_counter())
         self._consumer.close()
 
 
@@ -77,28 +78,43 @@ class _Scored(msgspec.Struct):
     encounter_id: str
 
 
-Message = tuple[str, bytes, bytes, str]
-"""(feed, patient, value, id where it is an encounter)"""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A feed record but for its event time, which is set when it is sent."""
+
+    feed: str
+    patient: bytes
+    before: bytes
+    after: bytes
+    past_us: int
+    """So long before it is sent it happened."""
+    encounter: str
+    """Its id where it is one."""
+
+    def value(self, now_us: int) -> bytes:
+        return self.before + rfc3339(now_us - self.past_us).encode() + self.after
 
 
-def live(told: Sequence[Event], *, tag: str, newest_us: Callable[[], int], spread_us: int = 0) -> Iterator[Message]:
-    """The events told anew: each as old as it was when it became known, the known time left to the log.
+def live(told: Sequence[Event], *, tag: str, spread_us: int = 0) -> list[Message]:
+    """The events to be told anew: each as old as it was when it became known, the known time left to the log.
 
     Args:
         told: Of the task.
         tag: Begins every id.
-        newest_us: The moment at which each is told.
-        spread_us: The events lie over so long a time before it.
+        spread_us: The events lie over so long a time before the moment at which they are sent.
     """
     first_us, last_us = told[0].event_us, told[-1].event_us
+    made = []
     for number, event in enumerate(told):
-        body = msgspec.json.decode(event.value)
         past_us = (
             spread_us * max(0, last_us - event.event_us) // max(1, last_us - first_us) if spread_us else event.known_us - event.event_us
         )
-        body["event_time"], body["id"] = rfc3339(newest_us() - past_us), f"{tag}{number}"
+        body = msgspec.json.decode(event.value)
+        body["event_time"], body["id"] = "WHEN", f"{tag}{number}"
         del body["known_time"]
-        yield event.feed, event.patient, msgspec.json.encode(body), body["id"] if event.feed == "encounters" else ""
+        before, _, after = msgspec.json.encode(body).partition(b"WHEN")
+        made.append(Message(event.feed, event.patient, before, after, past_us, body["id"] if event.feed == "encounters" else ""))
+    return made
 
 
 def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
@@ -108,15 +124,14 @@ def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
     partition_of = partitioner(PARTITIONS)
 
     def produce(message: Message) -> None:
-        feed, patient, value, _ = message
-        producer.produce(made.prefix + feed, value, patient, partition_of(patient))
+        producer.produce(made.prefix + message.feed, message.value(now_us()), message.patient, partition_of(message.patient))
         producer.poll(0)
 
     history = ground.told[:HISTORY_EVENTS]
     wanted = set()
-    for message in live(history, tag="past", newest_us=now_us, spread_us=HISTORY_US):
+    for message in live(history, tag="past", spread_us=HISTORY_US):
         produce(message)
-        wanted |= {message[3]} - {""}
+        wanted |= {message.encounter} - {""}
     producer.flush(30)
     reader = Reader(ground.kafka.address, made.names.scores)
     reader.start()
@@ -124,8 +139,11 @@ def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
     try:
         await_scores(reader, wanted)
         n = min(round((WARM_UP_S + seconds) * rate), len(ground.told))
+        coming = live(ground.told[-n:], tag="now")
+        gc.collect()
+        gc.freeze()  # a full collection here would hold the reader for a tenth of a second
         before_s = cpu_s(worker.pid)
-        made_s, late_s = pace(live(ground.told[-n:], tag="now", newest_us=now_us), produce, rate)
+        made_s, late_s = pace(coming, produce, rate)
         producer.flush(30)
         counted = {name: at_s for name, at_s in made_s.items() if at_s >= min(made_s.values()) + WARM_UP_S}
         await_scores(reader, counted.keys())
@@ -151,8 +169,8 @@ def pace(messages: Iterable[Message], produce: Callable[[Message], None], rate: 
         while (left_s := due_s - time.perf_counter()) > 0:
             timer.wait(left_s)
         late_s.append(-left_s)
-        if message[3]:
-            made_s[message[3]] = time.perf_counter()
+        if message.encounter:
+            made_s[message.encounter] = time.perf_counter()
         produce(message)
     return made_s, late_s
 
