@@ -5,7 +5,7 @@ A whole bucket is packed at once, to the bytes that `features.pack` makes record
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +21,12 @@ from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 
 PATIENTS_AT_ONCE = 1_000
+Progress = Callable[[int], None]
+"""Told how much was done so far."""
+
+
+def unheard(n: int) -> None:
+    """Progress that nobody follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +51,18 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def chunks(log: Log, use_cases: Sequence[UseCase], *, patients_at_once: int = PATIENTS_AT_ONCE) -> Iterator[Chunk]:
-    """The patients of a log, some at a time, in an order that depends on the log alone."""
-    controls, asked = _controls(log), index_times(use_cases)
+def chunks(
+    log: Log, use_cases: Sequence[UseCase], *, patients_at_once: int = PATIENTS_AT_ONCE, progress: Progress = unheard
+) -> Iterator[Chunk]:
+    """The patients of a log, some at a time, in an order that depends on the log alone. `progress` is told how many were read."""
+    controls, asked, read = _controls(log), index_times(use_cases), 0
     buckets = map(log.facts, log.bucket_files())
     for bucket, (records, start) in ahead((bucket, _packed(bucket, controls, asked)) for bucket in buckets):
         for begin in range(0, len(bucket.patients), patients_at_once):
             some = bucket.patients[begin : begin + patients_at_once]
             edges = start[begin : begin + len(some) + 1]
+            read += len(some)
+            progress(read)
             yield Chunk(some, history.fold(records[edges[0] : edges[-1]], np.diff(edges)), controls.activations)
 
 

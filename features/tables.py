@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.clock import NEVER_US
-from features.cohort import ahead, chunks, index_answers
+from features.cohort import Progress, ahead, chunks, index_answers
 from features.errors import InputError
 from features.history import Histories
 from features.log import Log
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from features.clinic import Clinic
 
 TIME = pa.timestamp("us", tz="UTC")
-Progress = Callable[[int], None]
 
 
 def features_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> int:

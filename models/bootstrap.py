@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from features.cohort import Progress, unheard
 from models.metrics import Float, Int
 
 DRAWS = 1_000
@@ -71,8 +72,10 @@ def _percentile(column: Float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def intervals(metrics: Mapping[str, Metric], cluster: Int, *, draws: int = DRAWS, seed: int) -> dict[str, list[Interval]]:
-    """The intervals of metrics on the same draws, by name; a metric with k values has k intervals.
+def intervals(
+    metrics: Mapping[str, Metric], cluster: Int, *, draws: int = DRAWS, seed: int, progress: Progress = unheard
+) -> dict[str, list[Interval]]:
+    """The intervals of metrics on the same draws, by name; a metric with k values has k intervals. `progress` is told of the draws.
 
     Example:
         >>> label, patient = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), np.array([1, 1, 2, 2, 3, 3])
@@ -80,7 +83,10 @@ def intervals(metrics: Mapping[str, Metric], cluster: Int, *, draws: int = DRAWS
         [Interval(low=0.0, high=1.0)]
     """
     found: dict[str, list[Float]] = {name: [] for name in metrics}
+    done = 0
     for weight in weights(cluster, draws=draws, seed=seed):
         for name, metric in metrics.items():
             found[name].append(metric(weight))
+        done += len(weight)
+        progress(done)
     return {name: percentiles(np.concatenate(values)) if values else [] for name, values in found.items()}

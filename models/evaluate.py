@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from features.clock import NEVER_US, rfc3339
+from features.cohort import Progress, unheard
 from features.log import Log
 from models import held_out, metrics
 from models.artifact import Model
@@ -61,7 +62,15 @@ METRICS: dict[str, Shaped] = {
 
 
 def evaluate(
-    log: Log, model: Model, *, from_us: int | None = None, until_us: int = NEVER_US, draws: int = DRAWS, seed: int = 0
+    log: Log,
+    model: Model,
+    *,
+    from_us: int | None = None,
+    until_us: int = NEVER_US,
+    draws: int = DRAWS,
+    seed: int = 0,
+    reading: Progress = unheard,
+    drawing: Progress = unheard,
 ) -> dict[str, Any]:
     """Evaluate a model on the mature visits of a log with an index time in [from, until), which must lie behind its training.
 
@@ -69,12 +78,14 @@ def evaluate(
         from_us: None: behind the last visit of the training.
         draws: Samples of the bootstrap.
         seed: Of the bootstrap; stands in the document.
+        reading: Told how many patients were read.
+        drawing: Told how many samples were drawn, of twice `draws`.
     Returns:
         The document, as `premonitor evaluate --json` prints it.
     Raises:
         InputError: visits of the training are asked for, or no visit is mature.
     """
-    visits = held_out.collect(log, model, from_us=from_us, until_us=until_us)
+    visits = held_out.collect(log, model, from_us=from_us, until_us=until_us, progress=reading)
     training, definition = training_of(model), model.use_case.definition
     about = {
         "format": FORMAT,
@@ -104,7 +115,7 @@ def evaluate(
         },
         "left_out": visits.left_out,
     }
-    return {**about, **measure(visits, threshold=model.artifact.threshold, draws=draws, seed=seed)}
+    return {**about, **measure(visits, threshold=model.artifact.threshold, draws=draws, seed=seed, drawing=drawing)}
 
 
 def _reads(model: Model) -> list[str]:
@@ -121,7 +132,7 @@ def _reads(model: Model) -> list[str]:
     return [attribute for attribute, stem in stems.items() if any(name.startswith(stem) for name in names)]
 
 
-def measure(visits: HeldOut, *, threshold: float, draws: int = DRAWS, seed: int) -> dict[str, Any]:
+def measure(visits: HeldOut, *, threshold: float, draws: int = DRAWS, seed: int, drawing: Progress = unheard) -> dict[str, Any]:
     """The figures of the document, from the visits alone."""
     band = _bands(visits.risk)
     members = _members(visits)
@@ -135,9 +146,15 @@ def measure(visits: HeldOut, *, threshold: float, draws: int = DRAWS, seed: int)
         visits.patient,
         draws=draws,
         seed=seed,
+        progress=drawing,
     )
-    alone = np.arange(len(visits.risk))
-    naive = intervals({**wanted, "groups": _means(visits.risk - visits.label, [m for _, _, m in members])}, alone, draws=draws, seed=seed)
+    naive = intervals(
+        {**wanted, "groups": _means(visits.risk - visits.label, [mask for _, _, mask in members])},
+        np.arange(len(visits.risk)),
+        draws=draws,
+        seed=seed,
+        progress=lambda n: drawing(draws + n),
+    )
     bands = [_band(visits, mask, interval) for mask, interval in zip(band, by_patient["bands"], strict=True)]
     seen = metrics.smooth_calibration(visits.risk, visits.label)
     ici, e50, e90 = metrics.calibration_error(visits.risk, seen)

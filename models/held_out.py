@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from features.clock import DAY_US, NEVER_US, rfc3339, to_us
 from features.codes import Codebook
-from features.cohort import Chunk, chunks, index_answers
+from features.cohort import Chunk, Progress, chunks, index_answers, unheard
 from features.errors import InputError
 from features.history import NEVER
 from features.log import Log
@@ -83,7 +83,7 @@ def training_of(model: Model) -> Training:
     return Training(until, behind)
 
 
-def collect(log: Log, model: Model, *, from_us: int | None = None, until_us: int = NEVER_US) -> HeldOut:
+def collect(log: Log, model: Model, *, from_us: int | None = None, until_us: int = NEVER_US, progress: Progress = unheard) -> HeldOut:
     """The mature visits of a log with an index time in [from, until), scored by a model.
 
     Of a model that was split in time (`models.split`) only the patients that it kept for measuring; of another one all, whether training
@@ -104,7 +104,7 @@ def collect(log: Log, model: Model, *, from_us: int | None = None, until_us: int
             "would praise it for what it has seen. Give a later --from, or train on less"
         )
     left_out: Counter[str] = Counter()
-    parts = [_of_chunk(chunk, log, model, (from_us, until_us), left_out) for chunk in chunks(log, [model.use_case])]
+    parts = [_of_chunk(chunk, log, model, (from_us, until_us), left_out) for chunk in chunks(log, [model.use_case], progress=progress)]
     made = [part for part in parts if len(part.risk)]
     if not made:
         raise InputError(

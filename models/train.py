@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.clock import DAY_US, NEVER_US, rfc3339
-from features.cohort import chunks, index_answers
+from features.cohort import Progress, chunks, index_answers, unheard
 from features.errors import InputError
 from features.history import Histories
 from features.log import Log
@@ -54,7 +54,7 @@ class Rows:
         return split.by_patient(self.patient).tuning
 
 
-def collect(log: Log, use_case: UseCase, *, until_us: int = NEVER_US, delay_us: int = 0) -> Rows:
+def collect(log: Log, use_case: UseCase, *, until_us: int = NEVER_US, delay_us: int = 0, progress: Progress = unheard) -> Rows:
     """The labelled rows of a log whose label was known by `until_us`.
 
     Args:
@@ -62,7 +62,7 @@ def collect(log: Log, use_case: UseCase, *, until_us: int = NEVER_US, delay_us: 
     """
     parts: list[tuple[Float, Float, list[str], Int, Int]] = []
     left_out: dict[str, int] = {}
-    for chunk in chunks(log, [use_case]):
+    for chunk in chunks(log, [use_case], progress=progress):
         found = index_answers(chunk, use_case)
         h = chunk.histories
         episode = h.episode[found.encounter]
@@ -100,13 +100,15 @@ def _delayed(h: Histories, use_case: UseCase, found: Answers, delay_us: int) -> 
     return rows_of(h, questions, use_case.plan)[:, : len(use_case.features)]
 
 
-def leakage(log: Log, use_case: UseCase, *, delay_us: int = DAY_US, until_us: int = NEVER_US) -> guard.Leakage:
+def leakage(
+    log: Log, use_case: UseCase, *, delay_us: int = DAY_US, until_us: int = NEVER_US, progress: Progress = unheard
+) -> guard.Leakage:
     """Which features move when everything becomes known later at unchanged questions, and which know the label by themselves.
 
     Raises:
         InputError: no visit with a mature label.
     """
-    rows, delayed = collect(log, use_case, until_us=until_us), collect(log, use_case, until_us=until_us, delay_us=delay_us)
+    rows, delayed = (collect(log, use_case, until_us=until_us, delay_us=later_us, progress=progress) for later_us in (0, delay_us))
     if not len(rows.label):
         raise InputError(f"nothing to look at: no visit of {use_case.name} has a mature label. Left out: {rows.left_out}")
     return guard.leakage(rows.matrix, delayed.matrix, rows.label, rows.patient, names=use_case.feature_names, leaks=use_case.leaks)

@@ -14,11 +14,11 @@ from typing import Any
 
 from features import codes, fact
 from features.codes import Codebook
-from features.log import LogWriter
+from features.log import LogWriter, buckets_for
 from streams import dead_letters
-from streams.reader import read_topic
+from streams.reader import reach, read_topic
 from streams.settings import Settings
-from streams.topics import Names, committed, partition_counts
+from streams.topics import Names, committed
 
 Entry = tuple[str | None, bytes]
 """(patient, value); patient None: a control."""
@@ -84,10 +84,10 @@ async def archive(settings: Settings, out: Path, book: Codebook, progress: Calla
         InputError: the log exists, or there is no such topic.
     """
     names = Names(settings.prefix)
-    partitions = (await partition_counts(settings.kafka(), [names.facts])).get(names.facts, 0)
-    merge = Merge(partitions)
+    reaches = (await reach(settings, [names.facts])).get(names.facts, {}).values()
+    merge, buckets = Merge(len(reaches)), buckets_for(sum(r.end - r.begin for r in reaches))
     feeds = await feed_counts(settings)
-    with LogWriter(out, book, f"archive of {names.facts}") as writer:
+    with LogWriter(out, book, f"archive of {names.facts}", buckets) as writer:
         async for records in read_topic(settings, names.facts):
             for record in records:
                 merge.add(record.partition, record.key, record.value, record.timestamp * 1000)

@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import msgspec
-
 from features import codes, fact
 from features.decode import RECORD_BYTES_MAX, decode
 from features.errors import Rejected
-from features.event import FEED_OF_KIND, FEEDS
+from features.importers.events import unwrap
 
-NO_FEED = "no-feed"
 UNTOLD = "unknown"
 """Stands for the feed of a line that does not say it."""
 LINES_MAX = 20
@@ -76,7 +73,7 @@ def check(stream: IO[bytes], feed: str | None, *, stamp: str, book: codes.Codebo
 
     Args:
         stream: One JSON object a line.
-        feed: Of all lines; None: each says it in `feed`, or in `kind`.
+        feed: Of all lines; None: each says it, as `premonitor import events` reads them.
         stamp: `append` (live) or `given` (history through the feeds), as admission has it.
         book: The code sets.
         progress: Told how many lines were looked at.
@@ -91,8 +88,10 @@ def check(stream: IO[bytes], feed: str | None, *, stamp: str, book: codes.Codebo
         try:
             if length > RECORD_BYTES_MAX:
                 raise Rejected("too-large", f"at most {RECORD_BYTES_MAX} bytes are read. One event a line, not one array of all")
-            of = feed or _feed_of(line)
-            _, value = fact.convert(decode(of, line), feed=of, told=0, stamp=stamp, book=book)
+            event = line
+            if feed is None:
+                of, event = unwrap(line)
+            _, value = fact.convert(decode(of, event), feed=of, told=0, stamp=stamp, book=book)
         except Rejected as rejected:
             _count(found, of).rejected[rejected.reason] += 1
             cause = found.causes.setdefault((of, rejected.reason, rejected.detail), Cause(of, rejected.reason, rejected.detail))
@@ -110,20 +109,6 @@ def _count(found: Found, feed: str) -> Feed:
     count = found.feeds.setdefault(feed, Feed())
     count.lines += 1
     return count
-
-
-def _feed_of(line: bytes) -> str:
-    """What a line says of its feed."""
-    try:
-        said = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        raise Rejected("not-json", "the value is not one JSON object in UTF-8")
-    of = said.get("feed", FEED_OF_KIND.get(str(said.get("kind"))))
-    if not isinstance(of, str) or of not in FEEDS:
-        raise Rejected(NO_FEED, f'say the feed with --feed, or in each line with "feed" or "kind"; feeds: {", ".join(FEEDS)}')
-    return of
 
 
 def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:

@@ -39,7 +39,8 @@ class _Line(msgspec.Struct):
 
 
 _line = msgspec.json.Decoder(_Line).decode
-_EXPECTED = 'expected {"feed": "labs", "event": {…}}, with a feed of ours'
+NO_FEED = "no-feed"
+_EXPECTED = f'say the feed of the whole file, or in each line as {{"feed": "labs", "event": {{…}}}}; feeds: {", ".join(FEEDS)}'
 
 
 def events(src: Path) -> Iterator[Told]:
@@ -91,24 +92,28 @@ def _told(line: bytes, feed: str | None) -> Told:
     named = feed or UNKNOWN
     try:
         if feed is None:
-            named, line = _unwrap(line)
+            named, line = unwrap(line)
         decode(named, line.strip())  # the verdict of admission, with its reasons
     except Rejected as rejected:
         return "rejected", {"feed": named, "reason": rejected.reason}
     return named, {key: msgspec.json.decode(raw) for key, raw in _object(line).items() if key in _FIELDS[named]}
 
 
-def _unwrap(line: bytes) -> tuple[str, bytes]:
-    """(feed, event) of a line that names its feed."""
+def unwrap(line: bytes) -> tuple[str, bytes]:
+    """(feed, event) of a line that names its feed: the event under `event`, or the line itself.
+
+    Raises:
+        Rejected: it names none of ours, or is no JSON object.
+    """
     if len(line) >= _LINE_BYTES_MAX:
         raise Rejected("too-large", f"at most {RECORD_BYTES_MAX} bytes are read")
     try:
         found = _line(line)
     except msgspec.ValidationError:
-        raise Rejected("no-feed", _EXPECTED) from None
+        raise Rejected(NO_FEED, _EXPECTED) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Rejected("not-json", "the line is not one JSON object in UTF-8") from None
     feed = found.feed or FEED_OF_KIND.get(found.kind, "")
     if feed not in FEEDS:
-        raise Rejected("no-feed", _EXPECTED)
+        raise Rejected(NO_FEED, _EXPECTED)
     return feed, line if isinstance(found.event, msgspec.UnsetType) else bytes(found.event)

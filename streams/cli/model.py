@@ -26,6 +26,7 @@ from streams.cli.common import (
     model_option,
     refuse_existing,
     result,
+    say,
     site_option,
     use_case_option,
 )
@@ -87,7 +88,9 @@ def leakage(log: Path, use_case_name: str, delay_days: float, as_json: bool) -> 
     from models import guard
     from models import train as training
 
-    found = training.leakage(Log(log, codebook()), find_use_case(use_case_name), delay_us=round(delay_days * DAY_US))
+    progress = Progress("patients")
+    found = training.leakage(Log(log, codebook()), find_use_case(use_case_name), delay_us=round(delay_days * DAY_US), progress=progress)
+    progress.done()
     document = {"delay_days": delay_days, **{name: getattr(found, name) for name in guard.Leakage.__slots__}}
     result(document, guard.sentences(found, delay_days), as_json=as_json)
     if found.alone or found.looks_ahead:
@@ -130,7 +133,10 @@ def train(
         raise click.UsageError("--embargo-days lies behind a cut: give --cut too")
     until_us, cut_us = (to_us(day.replace(tzinfo=UTC)) if day else None for day in (until, cut))
     until_us, use_case = NEVER_US if until_us is None else until_us, find_use_case(use_case_name)
-    rows = training.collect(Log(log, codebook()), use_case, until_us=until_us)
+    progress = Progress("patients")
+    rows = training.collect(Log(log, codebook()), use_case, until_us=until_us, progress=progress)
+    progress.done()
+    say(f"fitting on the visits of {len(set(rows.patient.tolist())):,} patients")
     parts = training.split_of(rows, use_case, cut_us=cut_us, embargo_us=None if embargo_days is None else embargo_days * DAY_US)
     made = training.train_rows(rows, use_case, parts, until_us=until_us, class_weight=class_weight)
     found = training.compare(rows, use_case, parts, class_weight=class_weight) if with_families else None
@@ -172,9 +178,17 @@ def evaluate(
         refuse_existing(out)
     from_us, until_us = (to_us(day.replace(tzinfo=UTC)) if day else None for day in (since, until))
     model = load_models(models[:1])[0]
+    reading, drawing = Progress("patients"), Progress("samples")
     found = evaluation.evaluate(
-        Log(log, codebook()), model, from_us=from_us, until_us=NEVER_US if until_us is None else until_us, seed=seed
+        Log(log, codebook()),
+        model,
+        from_us=from_us,
+        until_us=NEVER_US if until_us is None else until_us,
+        seed=seed,
+        reading=reading,
+        drawing=drawing,
     )
+    drawing.done()
     written = ""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

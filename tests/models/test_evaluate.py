@@ -371,3 +371,12 @@ def test_a_model_without_a_record_of_its_training_is_evaluated_on_all(site: Site
     assert found["model"]["trained_until"] is None
     assert found["counts"]["patients_seen_before"] == 0
     assert "file does not say" in page.render(found)
+
+
+def test_who_waits_is_told_how_far_it_is(site: Site) -> None:
+    """Patients read, and samples drawn, by patient and then naively: each count ends at what there is."""
+    patients: list[int] = []
+    drawn: list[int] = []
+    evaluate.evaluate(site.log, site.model, draws=30, seed=1, reading=patients.append, drawing=drawn.append)
+    assert patients == sorted(patients) and drawn == sorted(drawn)
+    assert patients[-1] == sum(len(site.log.facts(file).patients) for file in site.log.bucket_files()) and drawn[-1] == 60

@@ -95,6 +95,13 @@ def test_lines_that_do_not_say_their_feed_are_refused() -> None:
     assert found.feeds["vitals"].rejected == {"bad-value": 1}
 
 
+def test_an_event_may_stand_under_its_name() -> None:
+    """As `premonitor import events` reads a line: the feed beside the event, and the event judged alone."""
+    wrapped = [b'{"feed": "labs", "event": %b}' % told for told in (line(kind=None), BAD[0])]
+    found = check.check(BytesIO(b"\n".join(wrapped)), None, stamp="append", book=codebook(), progress=lambda n: None)
+    assert (found.feeds["labs"].facts, found.feeds["labs"].rejected) == (1, {"unit": 1})
+
+
 def test_history_needs_known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the worker is told: --known-time, or its variable."""
     run("check", "-", stdin=line())
