@@ -38,8 +38,9 @@ from streams.steps import ScoreStep
 from streams.topics import Names
 
 EXIT_STUCK = 70
-GC_THRESHOLDS = (50_000, 20, 100)
-"""A default collector takes a fifth of the time of a catch-up; our hot objects are not tracked."""
+GC_THRESHOLDS = (10_000, 20, 100)
+"""A default collector takes a fifth of the time of a catch-up; our hot objects are not tracked. Much rarer, and what the event loop
+leaves behind takes a tenth of a second at a time: it was the longest wait between an event and its score."""
 FUTURE_US = 60_000_000
 """A feed record's time further ahead than this counts as that of the record before (S13)."""
 
