@@ -132,6 +132,7 @@ class Scorer:
         ids[:, 2], ids[:, 3] = h.id_hi[found.trigger], h.id_lo[found.trigger]
         times = rfc3339_many(np.concatenate([found.index_us, h.known_us[found.trigger]]))
         bits = found.matrix.view(f"V{found.matrix.shape[1] * 8}")[:, 0], ids.view("V32")[:, 0]
+        # Columns as lists of plain values: taken one by one out of arrays they would cost more than all the rest.
         numbers = found.seg, found.revision, found.status, found.reason, h.version[found.trigger], self._add_up(shares)
         lists = (column.tolist() for column in (*numbers, *bits, ordered, largest))
         texts = h.names(found.encounter), times[: len(ids)], times[len(ids) :]

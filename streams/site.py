@@ -77,7 +77,7 @@ class Definition(_Part):
     use_case: str | None = Field(default=None, pattern=usecase.NAME)
     models: list[Path] = []
     """The first of a use case is champion, others are shadows."""
-    prefix: Annotated[str, AfterValidator(_prefix)] | None = None
+    topic_prefix: Annotated[str, AfterValidator(_prefix)] | None = None
     """Of topics and keys; a generation."""
     kafka: Kafka = Kafka()
     redis: Redis = Redis()
@@ -95,7 +95,7 @@ class Site:
     @property
     def settings(self) -> dict[str, Any]:
         """Setting → value, of the settings that the file makes."""
-        told: dict[str, Any] = {} if self.definition.prefix is None else {"prefix": self.definition.prefix}
+        told: dict[str, Any] = {} if self.definition.topic_prefix is None else {"prefix": self.definition.topic_prefix}
         for section in ("kafka", "redis"):
             for key, value in getattr(self.definition, section):
                 if value is not None:
@@ -209,7 +209,7 @@ site = "{site}"
 timezone = "UTC"                     # of the times that `premonitor status` shows
 use_case = "{use_case}"
 models = ["models/v1"]               # paths from this folder; the first of a use case is champion, others are shadows
-prefix = ""                          # of topics and of keys in Redis, such as "prod."
+topic_prefix = ""                    # of topics and of keys in Redis, such as "prod."
 
 [kafka]
 bootstrap = "127.0.0.1:9092"

@@ -285,7 +285,7 @@ def describe(told: config.Settings, flags: set[str], site: Site | None = None) -
         elif name in environment:
             source = f"env PREMONITOR_{name.upper()}"
         elif site and name in in_file:
-            source = site.where(*(("prefix",) if name == "prefix" else name.split("_", 1)))
+            source = site.where(*(("topic_prefix",) if name == "prefix" else name.split("_", 1)))
         else:
             source = "default"
         rows[name] = (value, source)

@@ -25,7 +25,7 @@ site = "clinic"
 timezone = "Europe/Berlin"
 use_case = "ed_60d_any"
 models = ["models/v1", "/srv/v2"]
-prefix = "prod."
+topic_prefix = "prod."
 
 [kafka]
 bootstrap = "kafka:9092"
@@ -92,7 +92,7 @@ def test_flag_and_environment_name_another_folder(clinic: Path, tmp_path: Path, 
     """`--site` over PREMONITOR_SITE over what is found; `none` is none; a folder without the file is refused."""
     for name in ("other", "third"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / site.FILE).write_text(f'site = "{name}"\nprefix = "{name}."')
+        (tmp_path / name / site.FILE).write_text(f'site = "{name}"\ntopic_prefix = "{name}."')
     assert (shown()["site"], shown()["site_folder"]) == (("clinic", "premonitor.toml:1"), (str(clinic), "found upwards"))
     monkeypatch.setenv("PREMONITOR_SITE", str(tmp_path / "other"))
     assert (shown()["prefix"], shown()["site_folder"][1]) == (("other.", "premonitor.toml:2"), "env PREMONITOR_SITE")

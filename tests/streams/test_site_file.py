@@ -45,7 +45,7 @@ WRONG = [
     (LEAST + "# zone\ntimezone = 'Berlin'\n", r":3 timezone: .*such as Europe/Berlin$"),
     (LEAST + "timezone = '../x'\n", r":2 timezone: "),
     (LEAST + "timezone = ''\n", r":2 timezone: "),
-    (LEAST + "prefix = 'prod'\n", r":2 prefix: .*ending in a dot, such as prod\.$"),
+    (LEAST + "topic_prefix = 'prod'\n", r":2 topic_prefix: .*ending in a dot, such as prod\.$"),
     (LEAST + "use_case = 'ed 60'\n", r":2 use_case: String should match"),
     (LEAST + "models = 'v1'\n", r":2 models: Input should be a valid list$"),
     (LEAST + "[kafka]\nbootstrap = 'ab'\n", r":3 kafka\.bootstrap: String should have at least 3"),
@@ -94,7 +94,7 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(tmp_path: Path, text: 
 
 
 @pytest.mark.parametrize(
-    "text", ["kafka = 'hunter2'", "prefix = 'hunter2'", "timezone = 'hunter2'", "[kafka]\nmechanism = 'hunter2'", "x = 'hunter2'"]
+    "text", ["kafka = 'hunter2'", "topic_prefix = 'hunter2'", "timezone = 'hunter2'", "[kafka]\nmechanism = 'hunter2'", "x = 'hunter2'"]
 )
 def test_no_value_is_repeated(tmp_path: Path, text: str) -> None:
     """What stands in the wrong place may be a secret."""
@@ -114,7 +114,7 @@ def test_every_key_of_the_file_is_a_setting_or_an_option() -> None:
     sections = {"kafka": site.Kafka, "redis": site.Redis}
     keys = {f"{section}_{key}" for section, cls in sections.items() for key in cls.model_fields}
     assert keys <= set(Settings.model_fields)
-    assert set(site.Definition.model_fields) == {"site", "timezone", "use_case", "models", "prefix", *sections}
+    assert set(site.Definition.model_fields) == {"site", "timezone", "use_case", "models", "topic_prefix", *sections}
 
 
 @checked(max_examples=100, deadline=None, print_blob=True)
