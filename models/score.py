@@ -122,11 +122,10 @@ class Scorer:
         """The records of answers, in their order, each with its bytes: made at once, while all that they are made of is near in memory."""
         shares = self.contributions(found.matrix)
         largest = np.argsort(-np.abs(shares), axis=1, kind="stable")
-        ordered = np.round(shares, 6)[np.arange(len(shares))[:, None], largest]
-        topic, reason_name = self.topics.__getitem__, reasons(self.model.use_case)
+        topics, reason_name = self.topics, reasons(self.model.use_case)
         unknown: list[list[str]] = [[] for _ in range(len(shares))]
         for i, n in zip(*(axis.tolist() for axis in np.nonzero(self.unknown_topics(found.matrix))), strict=True):
-            unknown[i].append(topic(n))
+            unknown[i].append(topics[n])
         ids = np.empty((len(shares), 4), np.uint64)
         ids[:, 0], ids[:, 1] = h.id_hi[found.encounter], h.id_lo[found.encounter]
         ids[:, 2], ids[:, 3] = h.id_hi[found.trigger], h.id_lo[found.trigger]
@@ -134,10 +133,10 @@ class Scorer:
         bits = found.matrix.view(f"V{found.matrix.shape[1] * 8}")[:, 0], ids.view("V32")[:, 0]
         # Columns as lists of plain values: taken one by one out of arrays they would cost more than all the rest.
         numbers = found.seg, found.revision, found.status, found.reason, h.version[found.trigger], self._add_up(shares)
-        lists = (column.tolist() for column in (*numbers, *bits, ordered, largest))
+        lists = (column.tolist() for column in (*numbers, *bits, np.round(shares, 6), largest))
         texts = h.names(found.encounter), times[: len(ids)], times[len(ids) :]
         name, model_version, threshold_logit = self.model.use_case.name, self.model.version, self.model.threshold_logit
-        salted = blake2b(f"{name}|{model_version}|".encode(), digest_size=16)
+        salted, empty = blake2b(f"{name}|{model_version}|".encode(), digest_size=16), blake2b(digest_size=8)
         made = []
         for seg, revision, status, reason, version, logit, row, four, share, order, encounter, index, known, missing in zip(
             *lists, *texts, unknown, strict=True
@@ -145,8 +144,9 @@ class Scorer:
             patient = patients[seg]
             scored = status == SCORED and math.isfinite(logit)  # a value at the end of the floats must not stop the stream
             failed = status == SCORED and not scored
-            score_id = salted.copy()
+            score_id, row_digest = salted.copy(), empty.copy()
             score_id.update(b"%b|%b|%d" % (patient, four, version))
+            row_digest.update(row)
             score = Score(
                 score_id=score_id.hexdigest(),
                 patient_id=patient.decode(),
@@ -162,9 +162,9 @@ class Scorer:
                 reason="not_finite" if failed else reason_name[reason],
                 risk=self.risk(logit) if scored else None,
                 flagged=scored and logit >= threshold_logit,
-                contributions=list(zip(map(topic, order), share, strict=True)) if scored else [],
+                contributions=[(topics[n], share[n]) for n in order] if scored else [],
                 missing=missing if scored else [],
-                row_digest=blake2b(row, digest_size=8).hexdigest() if scored else "",
+                row_digest=row_digest.hexdigest() if scored else "",
             )
             made.append((score, encode(score)))
         return made

@@ -7,7 +7,6 @@ without Faust's consumer, whose rebalances would empty our channels; every agent
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from features.clock import Clock
 from features.codes import Codebook
 from features.errors import PremonitorError, ServiceError
 from models.artifact import Model
-from streams import agents, store_redis
+from streams import agents, collector, store_redis
 from streams.activation import tick_for_ever
 from streams.admit import Admission
 from streams.alert_desk import AlertDesk
@@ -38,9 +37,6 @@ from streams.steps import ScoreStep
 from streams.topics import Names
 
 EXIT_STUCK = 70
-GC_THRESHOLDS = (10_000, 20, 100)
-"""A default collector takes a fifth of the time of a catch-up; our hot objects are not tracked. Much rarer, and what the event loop
-leaves behind takes a tenth of a second at a time: it was the longest wait between an event and its score."""
 FUTURE_US = 60_000_000
 """A feed record's time further ahead than this counts as that of the record before (S13)."""
 
@@ -162,9 +158,7 @@ class Worker:
             self._health = Health(
                 self.metrics, host=self.settings.health_host, port=self.settings.health_port, alive=self.alive, ready=self.ready
             )
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        collector.start()
         clients.log.warning("worker %s is reading", self.settings.worker_name)
 
     async def disconnect(self) -> None:

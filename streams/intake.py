@@ -20,6 +20,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from features.errors import CheckFailed, PremonitorError, ServiceError
+from streams import collector
 from streams.align import Align
 from streams.batches import Batch
 from streams.settings import Settings
@@ -193,6 +194,7 @@ class Intake(faust.Service):
                 await asyncio.sleep(0.5)
                 continue
             self.heartbeat_s = time.monotonic()
+            collector.pace(sum(map(len, got.values())))
             if self.align:
                 batches = await self._aligned(self.align, got)
             else:  # no await since getmany: the epochs are those of the records

@@ -8,7 +8,6 @@ What the worker adds to it (fetch, produce, commit, the loop) is its own row of 
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import sys
 import time
@@ -129,7 +128,7 @@ async def drive(step: Any, logs: dict[int, list[Any]], batch: int) -> Counter[st
 
 async def measure(events: int, batch: int, redis_url: str | None) -> tuple[Stopwatch, Counter[str]]:
     """One pass over the task; without a Redis the histories are kept in memory."""
-    from streams import store_redis
+    from streams import collector, store_redis
     from streams.alert_desk import AlertDesk
     from streams.settings import Settings
     from streams.steps import ScoreStep
@@ -149,9 +148,8 @@ async def measure(events: int, batch: int, redis_url: str | None) -> tuple[Stopw
         await client.flushdb()
         stores = [store_redis.RedisStore(client, prefix="stages.", kind=kind) for kind in "fa"]
     step = ScoreStep(stores[0], [model], rebuild=rebuild, alerts=AlertDesk(stores[1], [model.use_case]))
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # as the worker does
+    collector.start()
+    collector.pace(batch)
     stopwatch = Stopwatch()
     undo = watch(stopwatch)
     try:
