@@ -136,7 +136,7 @@ def train(
     progress = Progress("patients")
     rows = training.collect(Log(log, codebook()), use_case, until_us=until_us, progress=progress)
     progress.done()
-    say(f"fitting on the visits of {len(set(rows.patient.tolist())):,} patients")
+    say(f"fitting and tuning on the visits of {len(set(rows.patient.tolist())):,} patients")
     parts = training.split_of(rows, use_case, cut_us=cut_us, embargo_us=None if embargo_days is None else embargo_days * DAY_US)
     made = training.train_rows(rows, use_case, parts, until_us=until_us, class_weight=class_weight)
     found = training.compare(rows, use_case, parts, class_weight=class_weight) if with_families else None
