@@ -92,6 +92,7 @@ class Names:
         return {f"{self.prefix}{feed}": feed for feed in FEEDS}
 
 
+VISIBLE_WITHIN_S = 15
 PREFIX_LENGTH_MAX = 200
 """Kafka takes 249 characters for a topic."""
 _PREFIX = re.compile(r"([a-z0-9]+(-[a-z0-9]+)*\.)*")
@@ -116,11 +117,22 @@ async def create(client_settings: dict[str, object], prefix: str, *, partitions:
         if wanted:
             answer = await admin.create_topics(wanted)
             _check(answer.topic_errors)
+            await _await_topics(admin, {t.name for t in wanted})
         return [t.name for t in wanted]
     except KafkaConnectionError as error:
         raise unreachable(client_settings, error) from None
     finally:
         await admin.close()
+
+
+async def _await_topics(admin: AIOKafkaAdminClient, wanted: set[str]) -> None:
+    """Until the broker tells of the topics: it acknowledges them a moment before it does."""
+    try:
+        async with asyncio.timeout(VISIBLE_WITHIN_S):
+            while not wanted <= set(await admin.list_topics()):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise ServiceError(f"Kafka took the topics, but does not tell of them after {VISIBLE_WITHIN_S} s. Try again") from None
 
 
 def _check(errors: Sequence[tuple[object, ...]]) -> None:
