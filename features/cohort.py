@@ -5,7 +5,7 @@ A whole bucket is packed at once, to the bytes that `features.pack` makes record
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,19 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from features import codes, fact, history
-from features.history import NEVER, Bool, Histories, Int
+from features.history import NEVER, Bool, Histories, Int, stretches
 from features.log import Bucket, Log
 from features.pack import ALWAYS_US, LAST_VISIT, Packer, index_times
+from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 
 PATIENTS_AT_ONCE = 1_000
-Progress = Callable[[int], None]
-"""Told how much was done so far."""
-
-
-def unheard(n: int) -> None:
-    """Progress that nobody follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +117,9 @@ def _names(bucket: Bucket, rows: Int) -> tuple[Int, npt.NDArray[np.void]]:
     """The NAME records of facts: (fact of each record, records)."""
     begin, end = bucket.source_at[rows], bucket.source_at[rows + 1]
     n = np.maximum(-(-(end - begin) // fact.NAME_CHUNK), 1)
-    which = np.repeat(np.arange(len(rows)), n)
+    which, ordinal = stretches(np.zeros_like(n), n)
     names = np.zeros(len(which), fact.HEAD)
-    names["ordinal"] = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n)
+    names["ordinal"] = ordinal
     begin = begin[which] + names["ordinal"].astype(np.int64) * fact.NAME_CHUNK
     names["version"] = np.minimum(end[which] - begin, fact.NAME_CHUNK)
     names["place"], names["concept"] = bucket.seq[rows[which]], codes.NAME

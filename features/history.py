@@ -149,6 +149,12 @@ def fold(records: npt.NDArray[np.void], sizes: Int) -> Histories:
     )
 
 
+def stretches(begin: Int, n: Int) -> tuple[Int, Int]:
+    """The indices in [begin, begin + n) of many stretches, one after the other: (number of its stretch, index) of each."""
+    which = np.repeat(np.arange(len(n)), n)
+    return which, np.arange(len(which)) + np.repeat(begin - (np.cumsum(n) - n), n)
+
+
 def _running_max(stamp_us: Int, seg: Int, start: Int) -> Int:
     """known(k) of S3: the greatest stamp at or before each place of the same patient."""
     back = np.flatnonzero((stamp_us[1:] < stamp_us[:-1]) & (seg[1:] == seg[:-1]))

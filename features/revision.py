@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features import codes, fact, history
-from features.history import Bool, Histories, Int
+from features.history import Bool, Histories, Int, stretches
 from features.merge import Move, first_history, moves
 from features.usecase import BUILT_IN_REASONS, UseCase
 from features.windows import Questions, rows
@@ -289,9 +289,7 @@ def _asked(
         return group[at_due], of_stint[at_due], d[group[at_due]]
     begin = np.maximum(row, d[group] + 1)  # the first row after d in which this version rules
     end = np.searchsorted(order, h.seg[row] * _PLACES + np.minimum(h.until[row], until[h.seg[row]]))
-    n = np.maximum(end - begin, 0)
-    which = np.repeat(np.arange(len(of_stint)), n)
-    record = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begin, n)
+    which, record = stretches(begin, np.maximum(end - begin, 0))
     reach = _reaches(h, use_case, record, stints.index_us[of_stint][which]) & stints.is_index[of_stint][which]
     asks_all = (h.concept[record] == codes.MERGED) | ((h.concept[record] == codes.MERGE) & (h.status[record] >= fact.GONE))
     reach |= asks_all & (h.until[record] > 0)  # whatever a merge brings or takes, it asks once

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.clock import NEVER_US
-from features.cohort import Progress, ahead, chunks, index_answers
+from features.cohort import ahead, chunks, index_answers
 from features.errors import InputError
 from features.history import Histories
 from features.log import Log
 from features.outcome import STATUS_NAMES, labels
+from features.progress import Progress
 from features.revision import EXCLUDED, Answers, reasons
 from features.usecase import UseCase
 

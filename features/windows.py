@@ -22,7 +22,7 @@ import numpy.typing as npt
 from features.catalog import COUNTS, OF_VALUES, Feature
 from features.clock import DAY_US, NEVER_US
 from features.codes import Codebook
-from features.history import NEVER, Array, Bool, Histories, Int
+from features.history import NEVER, Array, Bool, Histories, Int, stretches
 
 Float = npt.NDArray[np.float64]
 CONCEPTS = 65_536
@@ -168,9 +168,7 @@ def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, pla
     time = h.event_us[seen]
     since = q.event_us - part.longest_us if part.longest_us is not None else np.full_like(q.event_us, -NEVER_US)
     begin, end = _edges(h.seg[seen], time, q.seg, since, q.event_us)
-    n = end - begin
-    ask = np.repeat(np.arange(len(n)), n)
-    pick = np.arange(len(ask)) + np.repeat(begin - (np.cumsum(n) - n), n)  # index into `seen`: near each other, so quick to gather
+    ask, pick = stretches(begin, end - begin)  # `pick` is an index into `seen`: near each other, so quick to gather
     until = h.until[seen]
     amended = until != NEVER
     if part.leak:

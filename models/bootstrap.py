@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.cohort import Progress, unheard
+from features.progress import Progress, unheard
 from models.metrics import Float, Int
 
 DRAWS = 1_000

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from features.clock import NEVER_US, rfc3339
-from features.cohort import Progress, unheard
 from features.log import Log
+from features.progress import Progress, unheard
 from models import held_out, metrics
 from models.artifact import Model
 from models.bootstrap import DRAWS, Interval, Metric, intervals
@@ -137,19 +137,16 @@ def measure(visits: HeldOut, *, threshold: float, draws: int = DRAWS, seed: int,
     band = _bands(visits.risk)
     members = _members(visits)
     wanted: dict[str, Metric] = {name: _bound(shaped, visits, threshold) for name, shaped in METRICS.items()}
+    wanted["groups"] = _means(visits.risk - visits.label, [mask for _, _, mask in members])
     by_patient = intervals(
-        {
-            **wanted,
-            "bands": _means(visits.label, band),
-            "groups": _means(visits.risk - visits.label, [mask for _, _, mask in members]),
-        },
+        {**wanted, "bands": _means(visits.label, band)},
         visits.patient,
         draws=draws,
         seed=seed,
         progress=drawing,
     )
     naive = intervals(
-        {**wanted, "groups": _means(visits.risk - visits.label, [mask for _, _, mask in members])},
+        wanted,
         np.arange(len(visits.risk)),
         draws=draws,
         seed=seed,

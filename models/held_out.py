@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from features.clock import DAY_US, NEVER_US, rfc3339, to_us
 from features.codes import Codebook
-from features.cohort import Chunk, Progress, chunks, index_answers, unheard
+from features.cohort import Chunk, chunks, index_answers
 from features.errors import InputError
 from features.history import NEVER
 from features.log import Log
 from features.outcome import DEATH, EVENT, labels
+from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, reasons
 from models.artifact import Model
 from models.metrics import Bool, Float, Int

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from features import codes, fact
 from features.clock import DAY_US, rfc3339_many
 from features.errors import InputError
-from features.history import Histories, Int
+from features.history import Histories, Int, stretches
 from features.revision import SCORED, STATUS_NAMES, Answers, answers, reasons
 from features.usecase import UseCase
 from models.artifact import Model
@@ -257,10 +257,8 @@ def _issued(scorer: Scorer, h: Histories, part: Answers, patients: Sequence[byte
 def _is_over(h: Histories, use_case: UseCase, found: Answers, some: Int) -> npt.NDArray[np.bool_]:
     """Whether there is nothing left to warn of: at the place of each of these answers the patient is known to be dead, or to have had
     the outcome."""
-    begin, end = h.start[found.seg[some]], h.start[found.seg[some] + 1]
-    n = end - begin
-    of = np.repeat(np.arange(len(some)), n)
-    row = np.arange(len(of)) + np.repeat(begin - (np.cumsum(n) - n), n)
+    begin = h.start[found.seg[some]]
+    of, row = stretches(begin, h.start[found.seg[some] + 1] - begin)
     place = h.place[found.trigger[some]][of]
     known = (h.place[row] <= place) & (h.until[row] > place) & (h.status[row] < fact.GONE)
     of, row = of[known], row[known]

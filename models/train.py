@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from features.clock import DAY_US, NEVER_US, rfc3339
-from features.cohort import Progress, chunks, index_answers, unheard
+from features.cohort import chunks, index_answers
 from features.errors import InputError
 from features.history import Histories
 from features.log import Log
 from features.outcome import labels
+from features.progress import Progress, unheard
 from features.revision import SCORED, Answers
 from features.usecase import UseCase
 from features.windows import Questions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from features import fact
 from features.fact import hash64
 from features.importers.build import END_TOLD
 from features.log import Log
+from features.progress import Progress, unheard
 from models.artifact import Model
 from streams.backfill import backfill
 
@@ -62,9 +63,7 @@ def compare(issued: Iterable[tuple[str, bytes]], expected: Iterable[tuple[str, b
     return result
 
 
-def verify(
-    log: Log, models: Sequence[Model], issued: Iterable[tuple[str, bytes]], progress: Callable[[int], None] = lambda n: None
-) -> Comparison:
+def verify(log: Log, models: Sequence[Model], issued: Iterable[tuple[str, bytes]], progress: Progress = unheard) -> Comparison:
     """Compare issued scores with those that the log gives."""
 
     def expected() -> Iterable[tuple[str, bytes]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +18,7 @@ from features.decode import decode
 from features.errors import Rejected
 from features.log import LogWriter, buckets_for
 from features.merge import Carrier, is_redirect
+from features.progress import Progress, unheard
 
 Events = Iterable[tuple[str, dict[str, Any]]]
 """(feed, event in the JSON form of `features.event`); feed `rejected` tells of a row that could not become one."""
@@ -58,7 +59,7 @@ class FeedCounts:
 
 
 def build_log(
-    events: Events, out: Path, *, book: codes.Codebook, source: str, tick_us: int = DAY_US, progress: Callable[[int], None] = lambda n: None
+    events: Events, out: Path, *, book: codes.Codebook, source: str, tick_us: int = DAY_US, progress: Progress = unheard
 ) -> dict[str, FeedCounts]:
     """Write a log from events in any order.
 
@@ -79,9 +80,7 @@ def build_log(
     return counts
 
 
-def checked(
-    events: Events, counts: dict[str, FeedCounts], *, book: codes.Codebook, progress: Callable[[int], None] = lambda n: None
-) -> Iterator[Made]:
+def checked(events: Events, counts: dict[str, FeedCounts], *, book: codes.Codebook, progress: Progress = unheard) -> Iterator[Made]:
     """The facts of events, in the order told; `counts` gets what became of each feed's rows."""
     for n, (feed, event) in enumerate(events):
         if n % 10_000 == 0:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
+
+from streams import collector
 
 
 class Teller:
@@ -27,7 +28,6 @@ def _mark(done: int) -> None:
 
 
 def collect_rarely() -> None:
-    """The collector's settings of our worker, for the peers too: they keep more objects alive than we do."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    """The collector's settings of our worker in a backlog, for the peers too: they keep more objects alive than we do."""
+    collector.start()
+    collector.pace(5_000)
