@@ -1,6 +1,6 @@
 """The histories of a log, and the index encounters in them: what `features`, `labels`, `train` and `backfill` start from.
 
-A whole bucket is packed at once, to the bytes that `features.pack` makes record by record; its twin is tests/oracle/packing.py.
+A whole bucket is packed at once, to the bytes that `features.pack` makes batch by batch; their twin is tests/oracle/packing.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features import codes, fact, history
-from features.history import NEVER, Bool, Histories, Int, stretches
+from features.history import NEVER, Histories, Int
 from features.log import Bucket, Log
-from features.pack import ALWAYS_US, LAST_VISIT, Packer, index_times
+from features.pack import ALWAYS_US, LAST_VISIT, Packer, Rows, index_times, index_us_of, laid_out
 from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
@@ -94,53 +94,24 @@ def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]
     concept = heads["concept"]
     visit = (concept > 0) & (concept <= LAST_VISIT)
     named = visit | ((concept >= codes.MERGE) & (concept <= codes.CARRIED_MODEL) & (concept != codes.CARRIED_TICK))
-    fact_of_name, names = _names(bucket, np.flatnonzero(named))
+    of = np.flatnonzero(named)
+    content = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
+    which, names = fact.names_of(content, bucket.source_at[of], bucket.source_at[of + 1], bucket.seq[of])
     woken, by = _woken(bucket, controls, np.flatnonzero(visit), before, asked)
-    size = np.concatenate([1 + np.bincount(fact_of_name, minlength=len(heads)), np.ones(len(woken), np.int64)])
-    owner = np.concatenate([bucket.owner, woken])
-    by_seq = np.argsort(np.concatenate([bucket.seq, controls.seq[by]]), kind="stable") if len(by) else np.arange(len(owner))
-    small = owner.astype(np.uint16 if len(bucket.patients) < 2**16 else np.int64)  # 16 bits: sorted in one pass
-    order = by_seq[np.argsort(small[by_seq], kind="stable")]
-    at = np.empty(len(order), np.int64)
-    at[order] = np.cumsum(size[order]) - size[order]
-    records = np.empty(int(size.sum()), fact.HEAD)
-    whole = records.view(fact.WHOLE)
-    whole[at[: len(heads)]] = heads.view(fact.WHOLE)
-    whole[at[len(heads) :]] = controls.ticks[by].view(fact.WHOLE)
-    whole[at[fact_of_name] + 1 + names["ordinal"]] = names.view(fact.WHOLE)
-    patients = len(bucket.patients)
-    records_of = np.bincount(owner, weights=size, minlength=patients).astype(np.int64)
-    return records, np.concatenate([[0], np.cumsum(records_of)])
-
-
-def _names(bucket: Bucket, rows: Int) -> tuple[Int, npt.NDArray[np.void]]:
-    """The NAME records of facts: (fact of each record, records)."""
-    begin, end = bucket.source_at[rows], bucket.source_at[rows + 1]
-    n = np.maximum(-(-(end - begin) // fact.NAME_CHUNK), 1)
-    which, ordinal = stretches(np.zeros_like(n), n)
-    names = np.zeros(len(which), fact.HEAD)
-    names["ordinal"] = ordinal
-    begin = begin[which] + names["ordinal"].astype(np.int64) * fact.NAME_CHUNK
-    names["version"] = np.minimum(end[which] - begin, fact.NAME_CHUNK)
-    names["place"], names["concept"] = bucket.seq[rows[which]], codes.NAME
-    text = names.view(np.uint8).reshape(len(names), fact.HEAD_BYTES)[:, : fact.NAME_CHUNK]
-    padded = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
-    inside = np.arange(fact.NAME_CHUNK) < names["version"][:, None]
-    text[:] = np.lib.stride_tricks.sliding_window_view(padded, fact.NAME_CHUNK)[begin] * inside
-    return rows[which], names
+    ticks = Rows(controls.ticks.view(fact.WHOLE)[by].view(fact.HEAD), woken, controls.seq[by])
+    return laid_out(Rows(heads, bucket.owner, bucket.seq), (of[which], names), ticks, len(bucket.patients))
 
 
 def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:
     """The ticks of patients whose booked visits become due: (patient, control), each pair once."""
-    event_us, stamp_us, value = (bucket.heads[name][visits] for name in ("event_us", "stamp_us", "value"))
+    told = bucket.heads.view(fact.WHOLE)[visits].view(fact.HEAD)
     pairs = []
-    for at, offset_us in asked:
-        length = value if at == "end" else np.zeros(len(visits))
-        known: Bool = ~np.isnan(length)
-        due_us = event_us + offset_us + np.where(known, length, 0.0).astype(np.int64) - fact.FUTURE_TOLERANCE_US
-        booked = np.flatnonzero(known & (due_us > stamp_us))
-        control = np.maximum(np.searchsorted(controls.known_us, due_us[booked]), before[visits[booked]])
-        pairs.append(bucket.owner[visits[booked]] * (len(controls.seq) + 1) + control)
+    for which, index_us in index_us_of(told, asked):
+        due_us = index_us - fact.FUTURE_TOLERANCE_US
+        later = np.flatnonzero(due_us > told["stamp_us"][which])
+        at = visits[which[later]]
+        control = np.maximum(np.searchsorted(controls.known_us, due_us[later]), before[at])
+        pairs.append(bucket.owner[at] * (len(controls.seq) + 1) + control)
     woken, by = np.divmod(np.unique(np.concatenate([np.zeros(0, np.int64), *pairs])), len(controls.seq) + 1)
     return woken[by < len(controls.seq)], by[by < len(controls.seq)]
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from hashlib import blake2b
-from operator import itemgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,7 +25,9 @@ from features.clock import SECOND_US, TIME_MAX_US, TIME_MIN_US, to_us
 from features.errors import InputError, Rejected
 
 FORMAT = 1
-_FORMAT = bytes((FORMAT,))
+_SOURCE = 67
+"""Where the source id begins in a record of `facts`; its length stands before it."""
+Buffer = bytes | npt.NDArray[np.uint8]
 HEAD = np.dtype(
     [
         ("id_hi", "<u8"),
@@ -48,6 +51,7 @@ WHOLE = np.dtype(f"V{HEAD_BYTES}")
 """A record as one thing: numpy copies a structured array field by field."""
 _NAME = struct.Struct("<48sIIHHBBH")
 _HEAD = struct.Struct("<16sqqdQIIHHBBH")
+_VERSION, _CONCEPT, _NAMED = 56, slice(58, 60), codes.NAME.to_bytes(2, "little")
 NAME_CHUNK = 48
 """Bytes of a source id that one NAME record holds (in place of the id, times, value and episode)."""
 NO_STAMP = -(2**62)
@@ -106,7 +110,15 @@ decode_told = msgspec.json.Decoder(Told).decode
 
 def fact_id(kind: str, source_id: str) -> bytes:
     """128-bit identity of a fact: hash of its kind and the source's identifier (S1)."""
-    return blake2b(f"{kind}|{source_id}".encode(), digest_size=16).digest()
+    identity = _salted(kind).copy()
+    identity.update(source_id.encode())
+    made: bytes = identity.digest()
+    return made
+
+
+@cache
+def _salted(kind: str) -> Any:
+    return blake2b(f"{kind}|".encode(), digest_size=16)
 
 
 def hash64(text: str) -> int:
@@ -121,12 +133,12 @@ def episode_of(kind: str, source_id: str, episode_id: str | None) -> int:
     return hash64(source_id) if kind == "encounter" else 0
 
 
-def admitted_us(event: Any, field: str) -> int:
+def admitted_us(moment: datetime, field: str) -> int:
     """A time of an event, between 1900 and 2250."""
-    time_us = to_us(getattr(event, field))
-    if not TIME_MIN_US <= time_us < TIME_MAX_US:
-        raise Rejected("absurd-time", f"{field} is outside 1900 to 2250")
-    return time_us
+    time_us = to_us(moment)
+    if TIME_MIN_US <= time_us < TIME_MAX_US:
+        return time_us
+    raise Rejected("absurd-time", f"{field} is outside 1900 to 2250")
 
 
 def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codebook) -> tuple[int, bytes]:
@@ -144,31 +156,27 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
         Rejected: unknown unit, absurd time, end before start, missing known time.
     """
     kind: str = event.kind
-    event_us = admitted_us(event, "event_time")
-    known_us = admitted_us(event, "known_time") if event.known_time is not None else None
-    if known_us is None and stamp == "given":
+    event_us = admitted_us(event.event_time, "event_time")
+    known_us = None if event.known_time is None else admitted_us(event.known_time, "known_time")
+    if stamp != "given":
+        stamp_us = NO_STAMP
+    elif known_us is not None:
+        stamp_us = known_us
+    else:
         raise Rejected("missing-field", "known_time is required where the log is built from history")
     concept, value, flags = _meaning(event, kind, event_us, book)
-    target = event.target_kind if kind == "retraction" else kind
-    status = "entered-in-error" if kind == "retraction" else getattr(event, "status", "final")
-    # Behind a head stands its name in the source; behind a redirect, where it leads.
-    source = (event.patient_id if kind == "merge" else event.id).encode()
-    head = pack(
-        identity=fact_id(target, event.id),
-        event_us=event_us,
-        stamp_us=known_us if stamp == "given" and known_us is not None else NO_STAMP,
-        value=value,
-        episode=episode_of(target, event.id, event.episode_id),
-        ordinal=event.ordinal,
-        version=event.version,
-        concept=concept,
-        status=STATUS[status],
-        flags=flags,
-    )
+    target, status = kind, getattr(event, "status", "entered-in-error")  # of all events retractions alone have no status
+    if kind == "retraction":
+        target = event.target_kind
+    source_id: str = event.id
+    identity, episode = fact_id(target, source_id), episode_of(target, source_id, event.episode_id)
+    head = _HEAD.pack(
+        identity, event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, STATUS[status], flags, 0
+    )  # fmt: skip
     tail = Told(
         kind=kind,
         code_system=getattr(event, "code_system", ""),
-        code=event.id if kind == "merge" else getattr(event, "code", ""),
+        code=source_id if kind == "merge" else getattr(event, "code", ""),
         value=getattr(event, "value", None),
         comparator=getattr(event, "comparator", None),
         unit=getattr(event, "unit", ""),
@@ -178,7 +186,9 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
         feed=feed,
         told=told,
     )
-    return known_us if known_us is not None else event_us, join(head, source, tail)
+    # Behind a head stands its name in the source; behind a redirect, where it leads.
+    source = event.patient_id if kind == "merge" else source_id
+    return event_us if known_us is None else known_us, join(head, source.encode(), tail)
 
 
 def key_of(event: Any) -> str:
@@ -214,7 +224,7 @@ def _meaning(event: Any, kind: str, event_us: int, book: codes.Codebook) -> tupl
 def _length_us(event: Any, event_us: int) -> float:
     if event.end_time is None:
         return math.nan
-    end_us = admitted_us(event, "end_time")
+    end_us = admitted_us(event.end_time, "end_time")
     if end_us < event_us:
         raise Rejected("end-before-start", "end_time is before event_time")
     return float(end_us - event_us)
@@ -240,7 +250,7 @@ def pack(
 
 def join(head: bytes, source: bytes, tail: Told) -> bytes:
     """Value of a record of `facts`."""
-    return b"".join((_FORMAT, head, len(source).to_bytes(2, "little"), source, _encode_told(tail)))
+    return b"%c%b%b%b%b" % (FORMAT, head, len(source).to_bytes(2, "little"), source, _encode_told(tail))
 
 
 def source_id(value: bytes) -> bytes:
@@ -253,18 +263,45 @@ def told(value: bytes) -> Told:
     return decode_told(value[67 + int.from_bytes(value[65:67], "little") :])
 
 
-def heads(values: list[bytes]) -> npt.NDArray[np.void]:
-    """The heads of records of `facts`, writable.
+class Parsed(NamedTuple):
+    """Records of `facts` as arrays. Shapes (n,)."""
+
+    heads: npt.NDArray[np.void]
+    """Writable."""
+    content: bytes
+    """The values one after the other, and behind the last as many bytes as a NAME record holds."""
+    source: npt.NDArray[np.int64]
+    """Where each source id begins in `content`."""
+    source_end: npt.NDArray[np.int64]
+
+
+def parse(values: Sequence[bytes]) -> Parsed:
+    """Heads and source ids of records of `facts`.
 
     Raises:
         InputError: a record in another format: readers are deployed before writers (S13), so this stops the partition.
     """
-    if values and (min(map(len, values)) < 67 or set(map(itemgetter(0), values)) != {FORMAT}):
-        strange = next(value for value in values if len(value) < 67 or value[0] != FORMAT)
+    content = b"".join((*values, bytes(NAME_CHUNK)))
+    raw, size = np.frombuffer(content, np.uint8), np.fromiter(map(len, values), np.int64, len(values))
+    begin = np.cumsum(size) - size
+    if len(values) and (size.min() < _SOURCE or (raw[begin] != FORMAT).any()):
+        strange = next(value for value in values if len(value) < _SOURCE or value[0] != FORMAT)
         raise InputError(
             f"a record of facts has format {strange[:1].hex() or 'none'}, this version reads 01: deploy readers before writers"
         )
-    return np.frombuffer(bytearray().join([value[1:65] for value in values]), HEAD)
+    source = begin + _SOURCE
+    source_end = source + raw[begin + _SOURCE - 2] + 256 * raw[begin + _SOURCE - 1].astype(np.int64)
+    return Parsed(_cut(content, begin + 1, HEAD_BYTES).view(HEAD), content, source, source_end)
+
+
+def heads(values: Sequence[bytes]) -> npt.NDArray[np.void]:
+    """The heads of records of `facts`, as `parse`."""
+    return parse(values).heads
+
+
+def _cut(content: Buffer, begin: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.void]:
+    """`size` bytes from each of these places on."""
+    return np.ndarray((max(len(content) - size + 1, 0),), f"V{size}", content, strides=(1,))[begin]  # overlapping: a view of every place
 
 
 def content(head: bytes) -> bytes:
@@ -283,11 +320,37 @@ def name_records(source: bytes, *, place: int) -> bytes:
     )
 
 
+def names_of(
+    content: Buffer, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64], place: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
+    """The same of many source ids at once: (number of its id, record) of each.
+
+    Args:
+        content: Where they stand, with at least `NAME_CHUNK` bytes behind the last.
+        begin: Where each begins, shape (n,); `end` and `place` likewise.
+    """
+    chunks = np.maximum(-(-(end - begin) // NAME_CHUNK), 1)
+    which = np.repeat(np.arange(len(chunks)), chunks)
+    ordinal = np.arange(len(which)) - (np.cumsum(chunks) - chunks)[which]
+    begin = begin[which] + ordinal * NAME_CHUNK
+    size = np.minimum(end[which] - begin, NAME_CHUNK)
+    names = np.zeros(len(which), HEAD)
+    names["ordinal"], names["version"], names["place"], names["concept"] = ordinal, size, place[which], codes.NAME
+    text = _cut(content, begin, NAME_CHUNK).view(np.uint8).reshape(-1, NAME_CHUNK)
+    names.view(np.uint8).reshape(-1, HEAD_BYTES)[:, :NAME_CHUNK] = text * (np.arange(NAME_CHUNK) < size[:, None])
+    return which, names
+
+
 def name_at(records: npt.NDArray[np.void], row: int) -> str:
     """The source id in the NAME records that begin at `row`."""
     text = b""
-    while row < len(records) and records["concept"][row] == codes.NAME:
-        text += records[row].tobytes()[: int(records["version"][row])]
+    while row < len(records):
+        head = records[row].tobytes()
+        if head[_CONCEPT] != _NAMED:
+            break
+        text += head[: head[_VERSION]]
+        if head[_VERSION] < NAME_CHUNK:  # a longer one goes on in the next record
+            break
         row += 1
     return text.decode()
 

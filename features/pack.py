@@ -7,21 +7,27 @@ an encounter, and a tick of its own where time made a booked visit due (S7): so 
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import compress, count, pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from features import codes, fact
 from features.clock import NEVER_US
 from features.errors import InputError
 from features.usecase import UseCase
 
+Int = npt.NDArray[np.int64]
+_Event = tuple[int, int, bytes | int]
+"""(row, time, patient who waits for it or place of a control)"""
 LAST_VISIT = max(codes.VISIT_CONCEPTS.values())
 _PLAIN, _LOOK, _VISIT, _MERGE, _CONTROL = range(5)
-"""What a record means here: a plain fact; one that asks for a look at the history whatever its time; and three that say more."""
+"""What a concept means here: a plain fact; one that asks for a look at the history whatever its time; and three that say more."""
 ALWAYS_US = -NEVER_US
 
 
@@ -57,7 +63,7 @@ class Packed:
     booked: list[tuple[int, bytes]] = field(default_factory=list)
     """Newly booked visits."""
     controls: list[tuple[int, int]] = field(default_factory=list)
-    """(place, stamp) of each control."""
+    """(place, stamp) of each control: its own, because the alerts may be at an earlier place than the histories."""
 
 
 def index_times(use_cases: Iterable[UseCase]) -> list[tuple[str, int]]:
@@ -65,21 +71,101 @@ def index_times(use_cases: Iterable[UseCase]) -> list[tuple[str, int]]:
     return sorted({(u.definition.index.at, u.offset_us) for u in use_cases})
 
 
+class Bookings:
+    """Patients who wait for a time: the heap of a partition's state, and how often each is in it.
+
+    Args:
+        state: What was stored with the partition.
+        exact_from: The place at which it was stored. Controls before it are told again: each wakes everybody whom any control up to
+            there may have woken.
+    """
+
+    def __init__(self, state: PartitionState, exact_from: int) -> None:
+        self._heap, self._exact_from = state.booked, exact_from
+        self._served_us: int | None = state.control_us if exact_from else None
+        """Bookings up to here were served before `exact_from`."""
+        self._times = Counter(patient for _, patient in self._heap)
+
+    def __contains__(self, patient: bytes) -> bool:
+        return patient in self._times
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, due_us: int, patient: bytes) -> None:
+        """The patient waits for this time too."""
+        heapq.heappush(self._heap, (due_us, patient))
+        self._times[patient] += 1
+
+    def woken(self, place: int, control_us: int) -> list[bytes]:
+        """Those whose time has come at a control, in order."""
+        if place < self._exact_from:
+            return sorted({patient for due_us, patient in self._heap if due_us <= control_us})
+        if self._served_us is not None:
+            self._take_off(self._served_us)
+            self._served_us = None
+        return sorted(self._take_off(control_us))
+
+    def _take_off(self, until_us: int) -> set[bytes]:
+        due = set()
+        while self._heap and self._heap[0][0] <= until_us:
+            _, patient = heapq.heappop(self._heap)
+            due.add(patient)
+            self._times[patient] -= 1
+            if not self._times[patient]:
+                del self._times[patient]
+        return due
+
+
+class Rows(NamedTuple):
+    """Records of many patients in log order. Shapes (n,)."""
+
+    records: npt.NDArray[np.void]
+    owner: Int
+    """Number of the patient of each."""
+    seq: Int
+    """Place in the log, or anything that grows like it."""
+
+
+def laid_out(facts: Rows, named: tuple[Int, npt.NDArray[np.void]], ticks: Rows, patients: int) -> tuple[npt.NDArray[np.void], Int]:
+    """Histories, patient by patient: (records, first record of each patient and at last their number).
+
+    Args:
+        facts: The facts.
+        named: (fact, NAME record) of each name: it stands behind the fact.
+        ticks: What is told besides.
+        patients: How many there are.
+    """
+    fact_of, names = named
+    n = len(facts.owner)
+    size = np.concatenate([1 + np.bincount(fact_of, minlength=n), np.ones(len(ticks.owner), np.int64)])
+    owner = np.concatenate([facts.owner, ticks.owner])
+    by_seq = np.argsort(np.concatenate([facts.seq, ticks.seq]), kind="stable") if len(ticks.owner) else np.arange(n)
+    small = owner.astype(np.uint16 if patients < 2**16 else np.int64)  # 16 bits: sorted in one pass
+    order = by_seq[np.argsort(small[by_seq], kind="stable")]
+    at = np.empty(len(order), np.int64)
+    at[order] = np.cumsum(size[order]) - size[order]
+    records = np.empty(int(size.sum()), fact.HEAD)
+    whole = records.view(fact.WHOLE)
+    whole[at[:n]] = facts.records.view(fact.WHOLE)
+    whole[at[n:]] = ticks.records.view(fact.WHOLE)
+    whole[at[fact_of] + 1 + names["ordinal"]] = names.view(fact.WHOLE)
+    records_of = np.bincount(owner, weights=size, minlength=patients).astype(np.int64)
+    return records, np.concatenate([[0], np.cumsum(records_of)])
+
+
 class Packer:
-    """Packs the records of one partition.
+    """Packs the records of one partition, a batch at a time. Its twin, record by record, is tests/oracle/packing.py.
 
     Args:
         use_cases: Their index times are waited for.
         state: What was stored with the partition.
-        exact_from: The place at which it was stored. Records before it are told again: their history records are cut off by the store,
-            and each control wakes everybody whom any control up to there may have woken.
+        exact_from: The place at which it was stored. Records before it are told again: their history records are cut off by the store.
     """
 
     def __init__(self, use_cases: Iterable[UseCase], state: PartitionState | None = None, *, exact_from: int = 0) -> None:
         self.state = state or PartitionState()
-        self._exact_from = exact_from
-        self._served_us: int | None = self.state.control_us if exact_from else None
-        """Bookings up to here were served before `exact_from`."""
+        self._waiting = Bookings(self.state, exact_from)
         use_cases = list(use_cases)
         self._offsets = index_times(use_cases)
         self._kind = np.zeros(2**16, np.uint8)
@@ -88,9 +174,8 @@ class Packer:
         self._kind[1 : LAST_VISIT + 1] = _VISIT
         self._kind[codes.MERGE : codes.CARRIED_MODEL + 1] = _MERGE
         self._kind[codes.CONTROL_FLOOR :] = _CONTROL
-        self._waiting = {patient for _, patient in self.state.booked}
 
-    def pack(self, keys: Sequence[bytes | None], values: list[bytes], places: Any, stamps_us: Any) -> Packed:
+    def pack(self, keys: Sequence[bytes | None], values: list[bytes], places: Int, stamps_us: Int) -> Packed:
         """The history records of a batch in log order.
 
         Args:
@@ -106,96 +191,102 @@ class Packer:
             return out
         if places[-1] > fact.PLACE_MAX:
             raise InputError("a partition of facts holds at most 2**32 records in one generation: start a new generation")
-        heads = fact.heads(values)
+        parsed = fact.parse(values)
+        heads, kind = parsed.heads, self._kind[parsed.heads["concept"]]
+        row, control = np.flatnonzero(kind != _CONTROL), np.flatnonzero(kind == _CONTROL)
+        stamp = self._stamp(heads, kind == _CONTROL, places, stamps_us)
+        out.controls = list(zip(places[control].tolist(), stamp[control].tolist(), strict=True))
+        told = list(compress(keys, (kind != _CONTROL).tolist()))
+        number: dict[Any, int] = dict(zip(dict.fromkeys(told), count()))
+        """Patient → number, in order of first mention."""
+        if None in number:
+            raise InputError("a fact without a key in facts: only premonitor may write that topic")
+        owner = np.fromiter(map(number.__getitem__, told), np.int64, len(row))
+        facts, kind = Rows(heads.view(fact.WHOLE)[row].view(fact.HEAD), owner, row), kind[row]
+        plain = (kind == _PLAIN) & (facts.records["version"] == 1) & (facts.records["status"] < fact.GONE)
+        if len(self._waiting):
+            plain &= ~np.fromiter(map(self._waiting.__contains__, number), bool, len(number))[owner]
+        visits, ahead = np.flatnonzero(kind == _VISIT), list[_Event]()
+        asked = list(index_us_of(facts.records[visits], self._offsets))
+        for which, index_us in asked:
+            due_us, at = index_us - fact.FUTURE_TOLERANCE_US, visits[which]
+            later = np.flatnonzero(due_us > facts.records["stamp_us"][at])
+            ahead += [(j, us, keys[j] or b"") for j, us in zip(row[at[later]].tolist(), due_us[later].tolist(), strict=True)]
+        controls = zip(control.tolist(), heads["stamp_us"][control].tolist(), places[control].tolist(), strict=True)
+        ticks = self._serve(out, ahead, list(controls), values, number)
+        newest_us, oldest_us = np.full(len(number), ALWAYS_US), np.full(len(number), NEVER_US)
+        for which, index_us in asked:
+            np.maximum.at(newest_us, owner[visits[which]], index_us)
+        newest_us[owner[facts.records["concept"] == codes.MERGE]] = NEVER_US  # whoever went over is looked at for ever
+        np.minimum.at(oldest_us, owner, np.where(plain, facts.records["event_us"], ALWAYS_US))
+        oldest_us[ticks.owner] = ALWAYS_US
+        named = np.flatnonzero((kind == _VISIT) | ((kind == _MERGE) & (facts.records["concept"] != codes.CARRIED_TICK)))
+        of = row[named]
+        which, names = fact.names_of(parsed.content, parsed.source[of], parsed.source_end[of], places[of])
+        records, start = laid_out(facts, (named[which], names), ticks, len(number))
+        raw, bounds = records.tobytes(), pairwise((start * fact.HEAD_BYTES).tolist())
+        about = zip(number, bounds, oldest_us.tolist(), newest_us.tolist(), strict=True)
+        out.patients = {patient: Told([raw[begin:end]], oldest, newest) for patient, (begin, end), oldest, newest in about}
+        return out
+
+    def _stamp(self, heads: npt.NDArray[np.void], is_control: npt.NDArray[np.bool_], places: Int, stamps_us: Int) -> Int:
+        """Write into the heads where they stand, and when they became known (S3); returns what each says of itself."""
         heads["place"] = places
         stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, stamps_us, heads["stamp_us"])
-        kind = self._kind[heads["concept"]]
-        is_control = kind == _CONTROL
         control_us = np.maximum(np.maximum.accumulate(np.where(is_control, stamp, fact.NO_STAMP)), self.state.control_us)
         carried = heads["flags"] & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
         heads["stamp_us"] = np.where(carried, stamp, np.maximum(stamp, control_us))
-        kind[(kind == _PLAIN) & ((heads["version"] != 1) | (heads["status"] >= fact.GONE))] = _LOOK
-        patients, waiting = out.patients, self._waiting
-        columns = (heads.view(fact.WHOLE), kind, heads["event_us"])
-        lengths, stamps = heads["value"].tolist(), heads["stamp_us"].tolist()
-        for j, (key, head, what, event_us) in enumerate(zip(keys, *(column.tolist() for column in columns), strict=True)):
-            if what == _CONTROL:
-                out.controls.append((int(places[j]), int(stamp[j])))
-                self._control(out, int(places[j]), int(control_us[j]), values[j])
-                continue
-            if key is None:
-                raise InputError("a fact without a key in facts: only premonitor may write that topic")
-            told = patients.get(key)
-            if told is None:
-                told = patients[key] = Told()
-            told.parts.append(head)
-            if what == _VISIT:
-                told.parts.append(fact.name_records(fact.source_id(values[j]), place=int(places[j])))
-                told.oldest_us = ALWAYS_US
-                self._book(out, told, key, event_us, lengths[j], stamps[j])
-            elif what == _MERGE:
-                _merge(told, int(heads["concept"][j]), values[j], int(places[j]))
-            elif what == _LOOK or key in waiting:
-                told.oldest_us = ALWAYS_US
-            elif event_us < told.oldest_us:
-                told.oldest_us = event_us
         self.state.control_us = int(control_us[-1])
-        return out
+        return stamp
 
-    def _book(self, out: Packed, told: Told, key: bytes, event_us: int, length: float, stamp_us: int) -> None:
-        """Note the index times of an encounter, and wait for those that lie ahead."""
-        for at, offset_us in self._offsets:
-            if at == "end" and math.isnan(length):
+    def _serve(self, out: Packed, ahead: list[_Event], controls: list[_Event], values: Sequence[bytes], number: dict[Any, int]) -> Rows:
+        """Take bookings and controls in order: remember activations, and give a tick to each patient whose booked visit is due.
+
+        Args:
+            out: Gets the bookings.
+            ahead: (row, time at which it is due, patient) of what is booked.
+            controls: (row, greatest stamp of a control so far, place).
+            values: Of all rows.
+            number: Of the patients; those who are only woken are added.
+        """
+        owner, seq, records = list[int](), list[int](), bytearray()
+        for j, us, what in sorted([*ahead, *controls], key=itemgetter(0)):
+            if isinstance(what, bytes):
+                self._waiting.add(us, what)
+                out.booked.append((us, what))
                 continue
-            index_us = event_us + offset_us + (int(length) if at == "end" else 0)
-            if index_us > told.newest_index_us:
-                told.newest_index_us = index_us
-            due_us = index_us - fact.FUTURE_TOLERANCE_US
-            if due_us > stamp_us:
-                heapq.heappush(self.state.booked, (due_us, key))
-                self._waiting.add(key)
-                out.booked.append((due_us, key))
+            place = what
+            self._activate(values[j], place)
+            for woken in self._waiting.woken(place, us):
+                owner.append(number.setdefault(woken, len(number)))
+                seq.append(j)
+                records += _tick(values[j], place, us)
+        return Rows(np.frombuffer(records, fact.HEAD), np.array(owner, np.int64), np.array(seq, np.int64))
 
-    def _control(self, out: Packed, place: int, control_us: int, value: bytes) -> None:
-        """A control: remember an activation, and give a tick to each patient whose booked visit it makes due."""
-        head = bytearray(value[1:65])
-        if int.from_bytes(head[58:60], "little") == codes.ACTIVATE:
+    def _activate(self, value: bytes, place: int) -> None:
+        """Remember an activation; told again after a crash of admission it is the same one."""
+        if int.from_bytes(value[59:61], "little") == codes.ACTIVATE:
             payload = fact.control_payload(value)
             if all(payload["id"] != known["id"] for known in self.state.activations):
                 self.state.activations.append({**payload, "place": place})
-        exact = place >= self._exact_from
-        if exact and self._served_us is not None:
-            due_patients(self.state.booked, self._served_us, keep=False)
-            self._served_us = None
-        woken = due_patients(self.state.booked, control_us, keep=not exact)
-        if not woken:
-            return
-        head[24:32] = control_us.to_bytes(8, "little", signed=True)
-        head[48:52] = place.to_bytes(4, "little")
-        head[58:60] = codes.TICK.to_bytes(2, "little")
-        for key in woken:
-            told = out.patients.setdefault(key, Told())
-            told.parts.append(bytes(head))
-            told.oldest_us = ALWAYS_US
-        self._waiting = {patient for _, patient in self.state.booked}
 
 
-def _merge(told: Told, concept: int, value: bytes, place: int) -> None:
-    """A record of a merge: who goes where stands in the history, and a patient who went over is looked at for ever."""
-    if concept == codes.MERGE:
-        told.newest_index_us = NEVER_US
-    if concept != codes.CARRIED_TICK:
-        told.parts.append(fact.name_records(fact.source_id(value), place=place))
-    told.oldest_us = ALWAYS_US
+def _tick(value: bytes, place: int, control_us: int) -> bytes:
+    """What the history of a patient gets whom a control wakes."""
+    head = bytearray(value[1:65])
+    head[24:32] = control_us.to_bytes(8, "little", signed=True)
+    head[48:52] = place.to_bytes(4, "little")
+    head[58:60] = codes.TICK.to_bytes(2, "little")
+    return bytes(head)
 
 
-def due_patients(booked: list[tuple[int, bytes]], control_us: int, *, keep: bool) -> list[bytes]:
-    """Patients of a heap of bookings whose time has come, in order; taken off the heap unless `keep`."""
-    if not booked or booked[0][0] > control_us:
-        return []
-    if keep:
-        return sorted({patient for due_us, patient in booked if due_us <= control_us})
-    due = set()
-    while booked and booked[0][0] <= control_us:
-        due.add(heapq.heappop(booked)[1])
-    return sorted(due)
+def index_us_of(visits: npt.NDArray[np.void], asked: Iterable[tuple[str, int]]) -> Iterator[tuple[Int, Int]]:
+    """The index times of visits, for each of `index_times`: (numbers of the visits that have one, index time of each). A visit that has
+    not ended has none at its end."""
+    event_us, length = visits["event_us"], visits["value"]
+    for at, offset_us in asked:
+        if at == "end":
+            ended = np.flatnonzero(~np.isnan(length))
+            yield ended, event_us[ended] + offset_us + length[ended].astype(np.int64)
+        else:
+            yield np.arange(len(visits)), event_us + offset_us

@@ -123,9 +123,8 @@ class Scorer:
         shares = self.contributions(found.matrix)
         largest = np.argsort(-np.abs(shares), axis=1, kind="stable")
         topics, reason_name = self.topics, reasons(self.model.use_case)
-        unknown: list[list[str]] = [[] for _ in range(len(shares))]
-        for i, n in zip(*(axis.tolist() for axis in np.nonzero(self.unknown_topics(found.matrix))), strict=True):
-            unknown[i].append(topics[n])
+        sets = [bytes(row) for row in self.unknown_topics(found.matrix)]
+        lists_of = {some: [topic for topic, is_unknown in zip(topics, some, strict=True) if is_unknown] for some in set(sets)}
         ids = np.empty((len(shares), 4), np.uint64)
         ids[:, 0], ids[:, 1] = h.id_hi[found.encounter], h.id_lo[found.encounter]
         ids[:, 2], ids[:, 3] = h.id_hi[found.trigger], h.id_lo[found.trigger]
@@ -139,7 +138,7 @@ class Scorer:
         salted, empty = blake2b(f"{name}|{model_version}|".encode(), digest_size=16), blake2b(digest_size=8)
         made = []
         for seg, revision, status, reason, version, logit, row, four, share, order, encounter, index, known, missing in zip(
-            *lists, *texts, unknown, strict=True
+            *lists, *texts, map(lists_of.__getitem__, sets), strict=True
         ):
             patient = patients[seg]
             scored = status == SCORED and math.isfinite(logit)  # a value at the end of the floats must not stop the stream
@@ -279,7 +278,7 @@ def _active_where(h: Histories, found: Answers, activations: Sequence[Activation
     """Whose activations count for each answer, its place among them, and all of them: a carried encounter keeps the model of its first
     patient (S9)."""
     where, due_place, there = owner[found.seg], found.due_place.copy(), list(activations)
-    for packet in np.unique(found.packet[found.packet >= 0]).tolist():
+    for packet in np.unique(found.packet[found.packet >= 0]).tolist() if h.packets else ():
         _, end, rows = h.packets[packet]
         markers = [row for row in rows.tolist() if h.concept[row] == codes.CARRIED_MODEL]
         mine = found.packet == packet

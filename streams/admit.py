@@ -112,25 +112,25 @@ class Admission:
             groups: (times, records) of each feed partition, each in its own order.
         """
         out = Admitted()
-        timed: dict[int, list[tuple[int, bool, bytes | None, bytes]]] = {}
+        timed: dict[int, list[tuple[int, bytes | None, bytes]]] = {}
         for times, records in groups:
             if not records:
                 continue
             feed = self._feeds[records[0].topic]
             first_told = fact.hash64(f"{records[0].topic}|{records[0].partition}")
-            last, refused = feed == "encounters", len(out.dead_letters)
+            last, refused = int(feed == "encounters"), len(out.dead_letters)
             for time_us, record in zip(times, records, strict=True):
                 try:
                     if feed == CONTROLS:
                         value = self._control(record)
                         for partition in range(self._partitions):
-                            timed.setdefault(partition, []).append((time_us, False, None, value))
+                            timed.setdefault(partition, []).append((2 * time_us, None, value))
                     else:
                         event = decode(feed, record.value)
                         told = (first_told + record.offset) % 2**64
                         _, value = fact.convert(event, feed=feed, told=told, stamp=self._stamp, book=self._book)
                         patient = fact.key_of(event).encode()
-                        timed.setdefault(self._partition_of(patient), []).append((time_us, last, patient, value))
+                        timed.setdefault(self._partition_of(patient), []).append((2 * time_us + last, patient, value))
                 except Rejected as rejected:
                     out.counts[feed, rejected.reason] += 1
                     out.dead_letters.append(self._dead_letter(feed, record, rejected))
@@ -138,7 +138,7 @@ class Admission:
                 out.counts[feed, "fact"] += taken
         for partition, rows in timed.items():
             rows.sort(key=_ORDER)  # stable: a merge of runs that are sorted already; at one instant encounters come last (S3)
-            out.facts[partition] = [row[2:] for row in rows]
+            out.facts[partition] = [(patient, value) for _, patient, value in rows]
         return out
 
     def _control(self, record: FeedRecord) -> bytes:
@@ -169,4 +169,4 @@ class _OnlyStamp(msgspec.Struct):
     stamp_us: int | None = None
 
 
-_ORDER = itemgetter(0, 1)
+_ORDER = itemgetter(0)

@@ -11,8 +11,9 @@ history begins with the first flagged score: what came before it changes no aler
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
@@ -93,6 +94,7 @@ class _State:
     withdrawing_since_us: int = 0
     told_risk: float = 0.0
     """The risk of the last notification."""
+    made: list[Transition] = field(default_factory=list)
 
 
 class Transition(NamedTuple):
@@ -113,7 +115,6 @@ class Transition(NamedTuple):
 def fold(items: Sequence[Item], use_case: UseCase, patient: bytes, since: int = 0) -> list[Transition]:
     """The transitions of one patient's alert at places from `since` on, from its whole score history of one use case."""
     state = _State(patient, since)
-    made: list[Transition] = []
     known_us, i = -(2**62), 0
     while i < len(items):
         place, end = items[i].place, i + 1
@@ -124,11 +125,11 @@ def fold(items: Sequence[Item], use_case: UseCase, patient: bytes, since: int = 
         known_us = max(known_us, told[-1].known_us, told[0].known_us)
         scores_only = told[0].kind == told[-1].kind == SCORE  # at one place marks come first, and ticks last
         if state.status != "none" and not scores_only:
-            made += _close(state, told, use_case, place, known_us)
+            _close(state, told, use_case, place, known_us)
         touched = _take_in(state, told)
         if touched or state.status == "withdrawing":
-            made += _move(state, touched, use_case, place, known_us, ticked=told[-1].kind == codes.TICK)
-    return made
+            _move(state, touched, use_case, place, known_us, ticked=told[-1].kind == codes.TICK)
+    return state.made
 
 
 def _take_in(state: _State, told: Sequence[Item]) -> bool:
@@ -148,22 +149,23 @@ def _take_in(state: _State, told: Sequence[Item]) -> bool:
     return touched
 
 
-def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, known_us: int) -> Iterator[Transition]:
+def _close(state: _State, told: Sequence[Item], use_case: UseCase, place: int, known_us: int) -> None:
     """Death, the outcome itself and expiry end an alert, before anything else that the same place tells."""
-    at_risk_us = use_case.at_risk_us
-    latest_us = max((x.index_us for x in state.support.values()), default=None)
     reason = ""
     for item in told:
         if item.kind == DIED:
             reason = "death"
-        elif item.kind == MOVED and not reason:
+        elif reason:
+            continue
+        elif item.kind == MOVED:
             reason = "moved"
-        elif item.kind == HAPPENED and not reason and any(_is_outcome(item, x, use_case) for x in state.support.values()):
-            reason = "outcome"
-        elif item.kind == codes.TICK and latest_us is not None and known_us > latest_us + at_risk_us and not reason:
-            reason = "expired"
+        elif item.kind == HAPPENED:
+            reason = "outcome" if any(_is_outcome(item, x, use_case) for x in state.support.values()) else ""
+        elif item.kind == codes.TICK and state.support:
+            latest_us = max(x.index_us for x in state.support.values())
+            reason = "expired" if known_us > latest_us + use_case.at_risk_us else ""
     if reason:
-        yield from _step(state, use_case, place, known_us, "closed", notify=False, reason=reason)
+        _step(state, use_case, place, known_us, "closed", notify=False, reason=reason)
         state.status = "none"
         if reason != "moved":  # what supports it counts again, should the merge be undone
             state.spent |= state.members
@@ -178,7 +180,7 @@ def _is_outcome(event: Item, visit: Item, use_case: UseCase) -> bool:
     return 0 < after_us <= use_case.horizon_us and not own
 
 
-def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us: int, *, ticked: bool) -> Iterator[Transition]:
+def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us: int, *, ticked: bool) -> None:
     """Opening, updating and withdrawing, at most one of them at a place."""
     support = state.support
     risk = max((x.risk for x in support.values()), default=0.0)
@@ -187,13 +189,13 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
         if support and touched:
             state.sequence, state.status, state.told_risk = 0, "open", risk
             state.opened = b"|".join([state.patient, *sorted(support)]), known_us
-            yield from _step(state, use_case, place, known_us, "opened", notify=True)
+            _step(state, use_case, place, known_us, "opened", notify=True)
     elif not support:
         if state.status == "open":
             state.status, state.withdrawing_since_us = "withdrawing", known_us
-            yield from _step(state, use_case, place, known_us, "withdrawing", notify=False)
+            _step(state, use_case, place, known_us, "withdrawing", notify=False)
         elif ticked and known_us - state.withdrawing_since_us >= settle_us:
-            yield from _step(state, use_case, place, known_us, "withdrawn", notify=False)
+            _step(state, use_case, place, known_us, "withdrawn", notify=False)
             state.status = "none"
     elif touched or state.status == "withdrawing":
         rises = risk >= state.told_risk + use_case.definition.notify_rise
@@ -201,12 +203,10 @@ def _move(state: _State, touched: bool, use_case: UseCase, place: int, known_us:
             state.told_risk = risk
         transition = "reopened" if state.status == "withdrawing" else "updated"
         state.status = "open"
-        yield from _step(state, use_case, place, known_us, transition, notify=rises)
+        _step(state, use_case, place, known_us, transition, notify=rises)
 
 
-def _step(
-    state: _State, use_case: UseCase, place: int, known_us: int, transition: str, *, notify: bool, reason: str = ""
-) -> Iterator[Transition]:
+def _step(state: _State, use_case: UseCase, place: int, known_us: int, transition: str, *, notify: bool, reason: str = "") -> None:
     sequence = state.sequence
     state.sequence += 1
     if place < state.since:
@@ -214,7 +214,7 @@ def _step(
     support = sorted(state.support.values(), key=lambda x: (x.index_us, x.encounter))
     risk = max((x.risk for x in support), default=None)
     alert_id = blake2b(b"%b|%b|%d" % (use_case.name.encode(), *state.opened), digest_size=16).hexdigest()
-    yield Transition(place, known_us, alert_id, sequence, transition, notify, risk, support, reason)
+    state.made.append(Transition(place, known_us, alert_id, sequence, transition, notify, risk, support, reason))
 
 
 def score_record(
@@ -245,6 +245,7 @@ def mark(kind: int, *, place: int, event_us: int, known_us: int, episode: int = 
     return fact.pack(identity=bytes(16), event_us=event_us, stamp_us=known_us, place=place, concept=kind, episode=episode, ordinal=ordinal)
 
 
+@cache
 def number(use_case: str) -> int:
     """The number of a use case in score histories; 0 stands for all."""
     return fact.hash64(use_case) % (2**32 - 1) + 1

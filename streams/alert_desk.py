@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from features import codes, fact
 from features.clock import MINUTE_US, NEVER_US
-from features.pack import ALWAYS_US, Packed, PartitionState, Told, due_patients
+from features.pack import ALWAYS_US, Bookings, Packed, PartitionState, Told
 from features.revision import STATUS_NAMES
 from features.usecase import UseCase
 from models.score import Issued
@@ -46,17 +45,15 @@ class Batch(Protocol):
 
 @dataclass
 class _Partition:
-    """A partition in hand. `booked` holds when time may change an alert: it ends the stillness, or the time at risk."""
+    """A partition in hand. Booked is when time may change an alert: it ends the stillness, or the time at risk."""
 
     state: PartitionState
     next: int
     exact_from: int
     """Place at which the state was stored; see `features.pack.Packer`."""
-    waiting: set[bytes] = field(default_factory=set)
+    waiting: Bookings
     """Patients who had something flagged whose time at risk is not over: a superset of those with an open alert."""
     committed_us: int = -NEVER_US
-    served_us: int | None = None
-    """Bookings up to here were served before `exact_from`."""
 
 
 class AlertDesk:
@@ -102,8 +99,7 @@ class AlertDesk:
             loaded = await self.store.load(batch.partition)
             if loaded.place < batch.start:
                 return Gap(loaded.place)
-            held = _Partition(loaded.state, batch.start, loaded.place, {patient for _, patient in loaded.state.booked})
-            held.served_us = loaded.state.control_us if loaded.place else None
+            held = _Partition(loaded.state, batch.start, loaded.place, Bookings(loaded.state, loaded.place))
             self._partitions[batch.partition] = held
         return held
 
@@ -166,23 +162,15 @@ class AlertDesk:
         mine.oldest_us = ALWAYS_US
 
     def _book(self, held: _Partition, new: list[tuple[int, bytes]], when_us: int, patient: bytes) -> None:
-        heapq.heappush(held.state.booked, (when_us, patient))
-        held.waiting.add(patient)
+        held.waiting.add(when_us, patient)
         new.append((when_us, patient))
 
     def _tick(self, held: _Partition, told: dict[bytes, Told], place: int, stamp_us: int) -> None:
         held.state.control_us = control_us = max(held.state.control_us, stamp_us)
-        exact = place >= held.exact_from
-        if exact and held.served_us is not None:
-            due_patients(held.state.booked, held.served_us, keep=False)
-            held.served_us = None
-        woken = due_patients(held.state.booked, control_us, keep=not exact)
-        for patient in woken:
+        for patient in held.waiting.woken(place, control_us):
             mine = told.setdefault(patient, Told())
             mine.parts.append(alert.mark(codes.TICK, place=place, event_us=control_us, known_us=control_us))
             mine.oldest_us = ALWAYS_US
-        if woken:
-            held.waiting = {patient for _, patient in held.state.booked}
 
     def _mark(self, held: _Partition, told: dict[bytes, Told], mark: Mark) -> None:
         if mark.patient not in held.waiting:

@@ -20,7 +20,7 @@ from tests.live.services import ROOT
 PATIENCE_S = 600.0
 COMMIT_EVERY_S = 0.2
 """Of the workers that are measured: how fine their progress is seen. The default is a second."""
-LOOK_EVERY_S = 0.02
+LOOK_EVERY_S = 0.05
 
 
 @dataclass

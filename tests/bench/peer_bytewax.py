@@ -1,7 +1,7 @@
-"""The peer: Bytewax doing the same task in memory, late results and revisions included, through its own Kafka connectors.
+"""The peer: Bytewax doing the same task in memory, late results, revisions and reasons included, through its own Kafka connectors.
 
-It is given less to do than our worker: no reasons, no alerts, no row digest, no log of facts, and no recovery store. After a crash it
-would have to read the whole topic again.
+It is still given less to do than our worker: no alerts, no row digest, no log of facts, and no recovery store. After a crash it would
+have to read the whole topic again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tests.bench import plain, task
 from tests.bench.child import Teller, collect_rarely
 
 
-def flow(kafka: str, read: str, write: str, *, revise: bool, teller: Teller) -> Dataflow:
+def flow(kafka: str, read: str, write: str, *, revise: bool, reasons: bool, teller: Teller) -> Dataflow:
     """events → keyed by patient → answers."""
     model = task.model()
-    limits, logistic = plain.intervals(model), plain.Logistic(model)
+    limits, logistic = plain.intervals(model), plain.Logistic(model, reasons=reasons)
 
     def key_of(message: Any) -> str:
         teller.begin()
@@ -48,10 +48,11 @@ def flow(kafka: str, read: str, write: str, *, revise: bool, teller: Teller) -> 
 @click.option("--write", required=True)
 @click.option("--events", type=int, required=True)
 @click.option("--revise/--no-revise", default=True)
+@click.option("--reasons/--no-reasons", default=True)
 @click.option("--default-gc", is_flag=True)
-def main(kafka: str, read: str, write: str, events: int, revise: bool, default_gc: bool) -> None:
+def main(kafka: str, read: str, write: str, events: int, revise: bool, reasons: bool, default_gc: bool) -> None:
     teller = Teller()
-    dataflow = flow(kafka, read, write, revise=revise, teller=teller)
+    dataflow = flow(kafka, read, write, revise=revise, reasons=reasons, teller=teller)
     if not default_gc:
         collect_rarely()
     cluster_main(dataflow, [], 0, worker_count_per_proc=1)

@@ -40,6 +40,9 @@ class Score(faust.Record, serializer="json"):
     patient_id: str
     revision: int
     risk: float
+    flagged: bool
+    contributions: Any
+    missing: Any
 
 
 def worker(kafka: str, redis_url: str, read: str, write: str, events: int) -> faust.App:
@@ -61,7 +64,7 @@ def worker(kafka: str, redis_url: str, read: str, write: str, events: int) -> fa
         os._exit(0)
 
     @app.agent(source)
-    async def score(stream: Any) -> None:
+    async def answer_all(stream: Any) -> None:
         nonlocal seen
         async for event in stream:
             teller.begin()
@@ -71,7 +74,9 @@ def worker(kafka: str, redis_url: str, read: str, write: str, events: int) -> fa
             times = [datetime.fromisoformat(text) for text in (event.event_time, event.known_time)]
             told = plain.Told(event.id, event.patient_id, *times, event.kind, event.encounter_class, event.code, event.value)
             for answer in patient.tell(told, limits, logistic, revise=False):
-                await scores.send(key=event.patient_id.encode(), value=Score(answer.encounter_id, answer.patient_id, 0, answer.risk))
+                reasons = answer.flagged, answer.contributions, answer.missing
+                score = Score(answer.encounter_id, answer.patient_id, 0, answer.risk, *reasons)
+                await scores.send(key=event.patient_id.encode(), value=score)
             await client.set("history:" + event.patient_id, msgspec.json.encode(patient.facts))
             seen += 1
             if seen == events:

@@ -45,13 +45,20 @@ class Told(msgspec.Struct, gc=False):
     value: float = 0.0
 
 
-class Answer(msgspec.Struct, gc=False):
-    """What a peer writes for each answer."""
+class Answer(msgspec.Struct, gc=False, omit_defaults=True):
+    """What a peer writes for each answer: with its reasons what our score records say to people, without them a bare number."""
 
     encounter_id: str
     patient_id: str
     revision: int
     risk: float
+    index_time: datetime | None = None
+    known_time: datetime | None = None
+    flagged: bool = False
+    contributions: list[tuple[str, float]] = []
+    """(topic, share of the logit), largest first."""
+    missing: list[str] = []
+    """Topics of which nothing was known."""
 
 
 decode = msgspec.json.Decoder(Told).decode
@@ -71,28 +78,47 @@ Fact = tuple[int, int, float, bool]
 
 
 class Logistic:
-    """The model with its columns put into the order of the task, ready for one row at a time."""
+    """The model with its columns put into the order of the task, ready for one row at a time.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: Of the task.
+        reasons: Whether answers say more than the risk.
+    """
+
+    def __init__(self, model: Model, *, reasons: bool = True) -> None:
         artifact = model.artifact
         by_name = dict(zip((c.name for c in artifact.columns), artifact.columns, strict=True))
-        columns = [by_name[name] for name in column_names()]
+        topic_of = {f.name: f.topic for f in model.use_case.features}
+        self.reasons, self.threshold = reasons, artifact.threshold
+        self.topics = sorted(set(topic_of.values()))
         self.base = artifact.intercept
-        self.terms: list[tuple[float, float, float]] = []
-        """(slope, constant, what a null adds) of each column."""
-        for c in columns:
+        self.terms: list[tuple[int, float, float, float]] = []
+        """(topic, slope, constant, what a null adds) of each column."""
+        self.nullable: list[list[int]] = [[] for _ in self.topics]
+        """The columns of each topic that can be null."""
+        for n, name in enumerate(column_names()):
+            c, topic = by_name[name], self.topics.index(topic_of[name])
             slope = c.coefficient / c.scale
             here = -c.missing_rate * c.missing_coefficient
             null = (c.fill - c.mean) * slope + (1.0 - c.missing_rate) * c.missing_coefficient
-            self.terms.append((slope, here - c.mean * slope, null))
+            self.terms.append((topic, slope, here - c.mean * slope, null))
             self.base += c.missing_coefficient * c.missing_rate
+            if c.missing_rate > 0:
+                self.nullable[topic].append(n)
 
-    def risk(self, row: Numbers) -> float:
-        """Probability of one row."""
-        logit = self.base
-        for x, (slope, constant, null) in zip(row, self.terms, strict=True):
-            logit += null if x is None else x * slope + constant
-        return 1.0 / (1.0 + math.exp(-logit))
+    def answer(self, visit: Visit, patient_id: str, known_time: datetime) -> Answer:
+        """What is said of one visit now."""
+        row, shares = visit.row, [0.0] * len(self.topics)
+        for x, (topic, slope, constant, null) in zip(row, self.terms, strict=True):
+            shares[topic] += null if x is None else x * slope + constant
+        risk = 1.0 / (1.0 + math.exp(-self.base - sum(shares)))
+        if not self.reasons:
+            return Answer(visit.id, patient_id, visit.revision, risk)
+        told = [(topic, round(share, 6)) for topic, share in zip(self.topics, shares, strict=True)]
+        told.sort(key=lambda one: -abs(one[1]))
+        missing = [topic for topic, some in zip(self.topics, self.nullable, strict=True) if some and all(row[n] is None for n in some)]
+        times = visit.event_time, known_time
+        return Answer(visit.id, patient_id, visit.revision, risk, *times, risk >= self.threshold, told, missing)
 
 
 def column_names() -> list[str]:
@@ -116,6 +142,7 @@ class Visit:
     """An encounter whose answer may still change."""
 
     id: str
+    event_time: datetime
     event_us: int
     known_us: int
     revision: int
@@ -151,12 +178,12 @@ class Patient:
                     if row != visit.row:
                         visit.row = row
                         visit.revision += 1
-                        answers.append(Answer(visit.id, told.patient_id, visit.revision, logistic.risk(row)))
+                        answers.append(logistic.answer(visit, told.patient_id, told.known_time))
         if told.kind != "lab":
-            row = self.row(event_us)
-            answers.append(Answer(told.id, told.patient_id, 0, logistic.risk(row)))
+            visit = Visit(told.id, told.event_time, event_us, known_us, 0, self.row(event_us))
+            answers.append(logistic.answer(visit, told.patient_id, told.known_time))
             if revise:
-                self.open.append(Visit(told.id, event_us, known_us, 0, row))
+                self.open.append(visit)
         return answers
 
     def row(self, at_us: int) -> Numbers:
@@ -183,16 +210,16 @@ class Patient:
         return row
 
 
-def answers(values: list[bytes], model: Model, *, revise: bool = True) -> dict[tuple[str, int], float]:
-    """(encounter, revision) → risk of events in known-time order."""
+def answers(values: list[bytes], model: Model, *, revise: bool = True) -> dict[tuple[str, int], Answer]:
+    """(encounter, revision) → answer to events in known-time order."""
     limits, logistic = intervals(model), Logistic(model)
     patients: dict[str, Patient] = {}
-    given: dict[tuple[str, int], float] = {}
+    given: dict[tuple[str, int], Answer] = {}
     for value in values:
         told = decode(value)
         patient = patients.setdefault(told.patient_id, Patient())
         for answer in patient.tell(told, limits, logistic, revise=revise):
-            given[answer.encounter_id, answer.revision] = answer.risk
+            given[answer.encounter_id, answer.revision] = answer
     return given
 
 

@@ -17,23 +17,36 @@ from tests.bench.ground import OUTPUTS, PARTITIONS, Ground
 from tests.bench.measure import Run
 
 TOLERANCE = 1e-12
+ROUNDED = 1.5e-6
+"""Shares of the logit have six decimals: the last may differ."""
 FAUST_EVENTS = 8_000
 """The plain Faust worker is given so many events, the first ones."""
-Risks = dict[tuple[str, int], float]
-"""(encounter, revision) → risk."""
+Expected = dict[tuple[str, int], plain.Answer]
+"""(encounter, revision) → answer."""
 
 
-def compare(given: Iterable[tuple[tuple[str, int], float | None]], expected: Risks) -> tuple[int, str]:
+def compare(given: Iterable[plain.Answer | score.Score], expected: Expected, *, reasons: bool = True) -> tuple[int, str]:
     """How many scores are wrong, and the sentence about it; a repeat counts as one too many."""
-    seen: dict[tuple[str, int], float | None] = {}
+    seen: dict[tuple[str, int], plain.Answer | score.Score] = {}
     repeats = 0
-    for key, risk in given:
+    for one in given:
+        key = one.encounter_id, one.revision
         repeats += key in seen
-        seen[key] = risk
+        seen[key] = one
     missing, extra = len(expected.keys() - seen.keys()), len(seen.keys() - expected.keys()) + repeats
-    both = expected.keys() & seen.keys()
-    different = sum((risk := seen[key]) is None or abs(risk - expected[key]) > TOLERANCE for key in both)
+    different = sum(not _equal(seen[key], expected[key], reasons) for key in expected.keys() & seen.keys())
     return missing + extra + different, f"{len(seen):,} scores: missing {missing:,}, extra {extra:,}, different {different:,}"
+
+
+def _equal(one: plain.Answer | score.Score, expected: plain.Answer, reasons: bool) -> bool:
+    """Whether a score says what is expected: the risk, and where reasons are asked for the flag and the reasons, rounded as they are."""
+    if one.risk is None or abs(one.risk - expected.risk) > TOLERANCE:
+        return False
+    if not reasons:
+        return True
+    shares, others = dict(one.contributions), dict(expected.contributions)
+    near = shares.keys() == others.keys() and all(abs(shares[topic] - others[topic]) < ROUNDED for topic in shares)
+    return near and one.flagged == expected.flagged and one.missing == expected.missing
 
 
 @dataclass
@@ -41,7 +54,7 @@ class Bench:
     """The rows over one ground, with the answers that each must give."""
 
     ground: Ground
-    expected: Risks
+    expected: Expected
     revise: bool = True
     """Whether Bytewax makes revisions too."""
     peer_default_gc: bool = False
@@ -58,11 +71,18 @@ class Bench:
         self.ground.drop(made)
         return run
 
-    def bytewax(self) -> Run:
+    def bytewax(self, *, reasons: bool = True) -> Run:
         """Bytewax over all events, its state in memory."""
-        expected = self.expected if self.revise else {key: risk for key, risk in self.expected.items() if key[1] == 0}
+        expected = self.expected if self.revise else {key: answer for key, answer in self.expected.items() if key[1] == 0}
         flags = ["--revise" if self.revise else "--no-revise", *(["--default-gc"] if self.peer_default_gc else [])]
-        return self._peer("bytewax", self.ground.merged, len(self.ground.told), expected, *flags)
+        flags += [] if reasons else ["--no-reasons"]
+        return self._peer("bytewax", self.ground.merged, len(self.ground.told), expected, *flags, reasons=reasons)
+
+    def risk(self) -> Run:
+        """The same with less to do: no reasons, the risk alone."""
+        run = self.bytewax(reasons=False)
+        run.row = "risk"
+        return run
 
     def faust(self) -> Run:
         """Plain Faust with Redis, on the head of the events, revision 0 only."""
@@ -71,14 +91,14 @@ class Bench:
         self.ground.redis.empty()
         return self._peer("faust", self.ground.head(n), n, expected, "--redis", self.ground.redis.url)
 
-    def _peer(self, name: str, read: str, events: int, expected: Risks, *flags: str) -> Run:
+    def _peer(self, name: str, read: str, events: int, expected: Expected, *flags: str, reasons: bool = True) -> Run:
         self.ground.runs += 1
         write = f"{name}-{OUTPUTS}-{self.ground.runs}"
         self.ground.make_topics([write])
         told = ("--read", read, "--write", write, "--events", str(events))
         run = measure.of_child(name, self.ground, f"peer_{name}", *told, *flags)
         answers = [msgspec.json.decode(value, type=plain.Answer) for value in self.ground.values(write)]
-        run.wrong, run.check = compare((((a.encounter_id, a.revision), a.risk) for a in answers), expected)
+        run.wrong, run.check = compare(answers, expected, reasons=reasons)
         self.ground.delete([write])
         return run
 
@@ -130,7 +150,7 @@ class Bench:
         log, issued = made.archived(), made.issued()
         found = verify(log, [self.ground.model], issued)
         scores = [score.decode(value) for _, value in issued]
-        wrong, words = compare((((s.encounter_id, s.revision), s.risk) for s in scores), self.expected)
+        wrong, words = compare(scores, self.expected)
         broken = sum(not line.holds for line in conservation(log)) if fed else 0
         run.wrong = wrong + found.missing + found.extra + found.different + broken
         run.check = f"{words}; verify: {found.sentence()}" + (f"; conservation broken in {broken} feeds" if broken else "")

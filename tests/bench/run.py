@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-ROWS = ("floor", "bytewax", "score", "both", "admit", "faust")
+ROWS = ("floor", "bytewax", "risk", "score", "both", "admit", "faust")
 
 
 def measure_all(

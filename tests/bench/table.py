@@ -10,6 +10,7 @@ Runs = list[dict[str, Any]]
 NAMES = {
     "floor": "floor: bare aiokafka, JSON decoded",
     "bytewax": "Bytewax, in memory",
+    "risk": "Bytewax, without reasons",
     "score": "score stage",
     "both": "both stages, one process",
     "admit": "admission alone",
@@ -17,6 +18,8 @@ NAMES = {
 }
 MARKS_OF_CPU = {("score", "bytewax"): ("at most", 0.6), ("both", "bytewax"): ("at most", 1.0), ("faust", "score"): ("at least", 30.0)}
 """(row, in proportion to) → bound."""
+BESIDE = (("score", "risk"), ("both", "risk"))
+"""Ratios without a mark: a peer that writes the risk alone has less to do than the worker."""
 MARKS_OF_LATENCY_MS = {500: 40.0, 2_000: 60.0}
 
 
@@ -82,6 +85,9 @@ def _marks(found: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{NAMES[row]} / {NAMES[to]}, CPU: {_range(values)}   mark: {bound} {mark:g}   {'reached' if reached else 'MISSED'}"
             )
+    for row, to in BESIDE:
+        if values := ratios(found["runs"], row, to):
+            lines.append(f"{NAMES[row]} / {NAMES[to]}, CPU: {_range(values)}")
     for delay in found["latency"]:
         mark = MARKS_OF_LATENCY_MS.get(delay["rate"])
         verdict = "" if mark is None else f"   mark: p99 at most {mark:g}   {'reached' if delay['p99_ms'] <= mark else 'MISSED'}"

@@ -18,6 +18,7 @@ from features.clock import DAY_US, MINUTE_US, SECOND_US
 from features.errors import InputError
 from features.pack import Packed, Packer, PartitionState, index_times
 from features.usecase import UseCase
+from tests.oracle.packing import Slow
 from tests.oracle.revision import walk
 from tests.strategies import issued, use_cases
 
@@ -69,9 +70,9 @@ class Choices:
     def of(self, options: Sequence[T]) -> T:
         return options[next(self._bytes) % len(options)]
 
-    def entry(self, place: int, stamp_us: int) -> Entry:
-        """A result, a visit (mostly booked ahead), a death, a tick or an activation."""
-        what, given_stamp, key = self.of("llleeeeedttta"), self.of([True, False]), self.of(PATIENTS)
+    def entry(self, place: int, stamp_us: int, merges: bool) -> Entry:
+        """A result, a visit (mostly booked ahead), a death, a record of a merge, a tick or an activation."""
+        what, given_stamp, key = self.of("llleeeeedmmttta" if merges else "llleeeeedttta"), self.of([True, False]), self.of(PATIENTS)
         if what in "ta":
             name = {"t": "tick", "a": "activate"}[what]
             return Entry(None, fact.control(name=name, number=place + 1, stamp_us=stamp_us, payload={"id": self.of([1, 2, 3])}), place, 0)
@@ -84,20 +85,23 @@ class Choices:
             about["value"] = self.of([math.nan, 0.0, float(HOUR_US), float(2 * DAY_US)])
         elif what == "d":
             kind, concept = "death", codes.DEATH
+        elif what == "m":
+            kind, concept = "merge", self.of([codes.MERGE, codes.MERGED, codes.CARRIED_TICK, codes.CARRIED_MODEL])
+            about |= {"value": math.nan, "flags": self.of([0, fact.CARRIED])}
         source = self.of(["a", "b" * 60, "c"])
         head = fact.pack(identity=fact.fact_id(kind, source), event_us=stamp_us + ahead_us, concept=concept, **about)
         return Entry(key, fact.join(head, source.encode(), TAIL), place, stamp_us)
 
 
 @st.composite
-def partitions(draw: st.DrawFn, *, size_max: int = 30) -> list[Entry]:
+def partitions(draw: st.DrawFn, *, size_max: int = 30, merges: bool = False) -> list[Entry]:
     """One partition in log order; places grow, with gaps, stamps mostly grow."""
     out: list[Entry] = []
     place, stamp_us = -1, T_US
     for choices in map(Choices, draw(st.lists(st.binary(min_size=12, max_size=12), min_size=1, max_size=size_max))):
         place += choices.of([1, 1, 1, 7])
         stamp_us += choices.of([0, 0, SECOND_US, MINUTE_US, 5 * MINUTE_US, HOUR_US, DAY_US, DAY_US, 2 * DAY_US, -DAY_US])
-        out.append(choices.entry(place, stamp_us))
+        out.append(choices.entry(place, stamp_us, merges))
     return out
 
 
@@ -141,6 +145,27 @@ def test_histories_do_not_depend_on_the_batches(log: list[Entry], use_cases: lis
         assert (state.control_us, state.activations, sorted(state.booked)) == (
             whole[1].control_us, whole[1].activations, sorted(whole[1].booked),
         )  # fmt: skip
+
+
+@CHECKED
+@given(partitions(merges=True), st.sampled_from(SETS), st.sets(st.integers(0, 30)))
+def test_a_batch_gives_what_its_records_give_one_by_one(log: list[Entry], use_cases: list[UseCase], cuts: set[int]) -> None:
+    """Histories, bookings, controls and activations, and of each batch how far it reaches: the twin goes record by record."""
+    packer, slow, result = Packer(use_cases), Slow(use_cases), Result()
+    begin = 0
+    for cut in [*sorted(c for c in cuts if c < len(log)), len(log)]:
+        made = pack(packer, log[begin:cut])
+        result.add(made)
+        slow.oldest_us, slow.newest_us = {}, {}
+        for entry in log[begin:cut]:
+            slow.tell(entry)
+        assert {patient: (told.oldest_us, told.newest_index_us) for patient, told in made.patients.items()} == {
+            patient: (slow.oldest_us[patient], slow.newest_us[patient]) for patient in slow.oldest_us
+        }
+        begin = cut
+    assert result == Result(slow.histories, slow.booked, slow.controls)
+    assert (packer.state.control_us, packer.state.activations) == (slow.control_us, slow.activations)
+    assert sorted(packer.state.booked) == sorted(slow.waiting)
 
 
 @CHECKED
