@@ -68,6 +68,10 @@ SCHEMA = pa.schema(
         pa.field("told", pa.uint64()),
     ]
 )
+_GROWING = ("seq", "event_time", "known_time", "known_us", "told")
+"""Columns that are written as differences."""
+_MANIFOLD = ("id", "source_id", "value", "told_value", "episode")
+"""Columns without a dictionary: it would cost more to write and to read than it saves."""
 CONTROL_SCHEMA = pa.schema(
     [pa.field("seq", pa.int64()), pa.field("stamp_us", pa.int64()), pa.field("id", pa.binary(16)), pa.field("value", pa.binary())]
 )
@@ -172,7 +176,13 @@ class LogWriter:
         for bucket, rows in self._rows.items():
             if bucket not in self._writers:
                 where = self._part / "facts" / f"bucket-{bucket:03d}.parquet"
-                self._writers[bucket] = pq.ParquetWriter(where, SCHEMA, compression="zstd")
+                self._writers[bucket] = pq.ParquetWriter(
+                    where,
+                    SCHEMA,
+                    compression="lz4",
+                    use_dictionary=[name for name in SCHEMA.names if name not in _GROWING + _MANIFOLD],
+                    column_encoding=dict.fromkeys(_GROWING, "DELTA_BINARY_PACKED"),
+                )
             self._writers[bucket].write_table(_table(rows), row_group_size=PIECE_ROWS)
         self._rows.clear()
         self._waiting = 0

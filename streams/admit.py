@@ -36,6 +36,10 @@ class FeedRecord(Protocol):
     value: bytes | None
 
 
+Read = tuple[FeedRecord, Any]
+"""A record and the event in it, decoded once: a struct of `features.decode`, or the `Rejected` that it gave; of a control None."""
+
+
 class Command(msgspec.Struct, frozen=True):
     """A record of the topic `controls`."""
 
@@ -84,57 +88,67 @@ class Admission:
     ) -> None:
         self._feeds, self._partitions, self._partition_of, self._stamp, self._book = feeds, partitions, partition_of, stamp, book
         self._command = msgspec.json.Decoder(Command).decode
-        self._only_known, self._only_stamp = msgspec.json.Decoder(_OnlyKnown).decode, msgspec.json.Decoder(_OnlyStamp).decode
 
-    def time_of(self, record: FeedRecord) -> int:
-        """Source time for alignment: the record's own, or in a history the known time that it carries."""
-        if self._feeds[record.topic] == CONTROLS and b'"activate"' in (record.value or b""):
+    def read(self, records: Sequence[FeedRecord]) -> tuple[list[int], list[Read]]:
+        """Decode records of one feed partition: (source times for alignment, records).
+
+        The time is the record's own, or in a history the known time that it carries; what cannot be read has no say in the order.
+        """
+        feed = self._feeds[records[0].topic] if records else CONTROLS
+        if feed == CONTROLS:
+            return [self._control_us(record) for record in records], [(record, None) for record in records]
+        told: list[Read] = []
+        for record in records:
+            try:
+                told.append((record, decode(feed, record.value)))
+            except Rejected as rejected:
+                told.append((record, rejected.with_traceback(None)))
+        if self._stamp != "given":
+            return [record.timestamp * 1000 for record in records], told
+        return [_known_us(event) for _, event in told], told
+
+    def _control_us(self, record: FeedRecord) -> int:
+        if b'"activate"' in (record.value or b""):
             return TIME_MIN_US  # an activation holds from where it stands: it waits for nobody
         if self._stamp != "given":
             return record.timestamp * 1000
-        value = record.value or b""
         try:
-            if len(value) > RECORD_BYTES_MAX:
-                return TIME_MIN_US  # will be refused: it has no say in the order
-            if self._feeds[record.topic] == CONTROLS:
-                time_us = self._only_stamp(value).stamp_us
-            else:
-                known_time = self._only_known(value).known_time
-                time_us = to_us(known_time) if known_time is not None else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            stamp_us = self._command(record.value or b"").stamp_us
+        except _UNREADABLE:
             return TIME_MIN_US
-        return time_us if time_us is not None and TIME_MIN_US <= time_us < TIME_MAX_US else TIME_MIN_US
+        return stamp_us if stamp_us is not None and TIME_MIN_US <= stamp_us < TIME_MAX_US else TIME_MIN_US
 
-    def __call__(self, groups: Sequence[tuple[Sequence[int], Sequence[FeedRecord]]]) -> Admitted:
+    def __call__(self, groups: Sequence[tuple[Sequence[int], Sequence[Read]]]) -> Admitted:
         """Admit what was read of several feed partitions up to one source time.
 
         Args:
-            groups: (times, records) of each feed partition, each in its own order.
+            groups: (times, records) of each feed partition, each in its own order, as `read` gives them.
         """
         out = Admitted()
         timed: dict[int, list[tuple[int, bytes | None, bytes]]] = {}
-        for times, records in groups:
-            if not records:
+        for times, told in groups:
+            if not told:
                 continue
-            feed = self._feeds[records[0].topic]
-            first_told = fact.hash64(f"{records[0].topic}|{records[0].partition}")
+            topic, feed = told[0][0].topic, self._feeds[told[0][0].topic]
+            first_told = fact.hash64(f"{topic}|{told[0][0].partition}")
             last, refused = int(feed == "encounters"), len(out.dead_letters)
-            for time_us, record in zip(times, records, strict=True):
+            for time_us, (record, event) in zip(times, told, strict=True):
                 try:
+                    if isinstance(event, Rejected):
+                        raise event
                     if feed == CONTROLS:
                         value = self._control(record)
                         for partition in range(self._partitions):
                             timed.setdefault(partition, []).append((2 * time_us, None, value))
                     else:
-                        event = decode(feed, record.value)
-                        told = (first_told + record.offset) % 2**64
-                        _, value = fact.convert(event, feed=feed, told=told, stamp=self._stamp, book=self._book)
+                        number = (first_told + record.offset) % 2**64
+                        _, value = fact.convert(event, feed=feed, told=number, stamp=self._stamp, book=self._book)
                         patient = fact.key_of(event).encode()
                         timed.setdefault(self._partition_of(patient), []).append((2 * time_us + last, patient, value))
                 except Rejected as rejected:
                     out.counts[feed, rejected.reason] += 1
                     out.dead_letters.append(self._dead_letter(feed, record, rejected))
-            if taken := len(records) - (len(out.dead_letters) - refused):
+            if taken := len(told) - (len(out.dead_letters) - refused):
                 out.counts[feed, "fact"] += taken
         for partition, rows in timed.items():
             rows.sort(key=_ORDER)  # stable: a merge of runs that are sorted already; at one instant encounters come last (S3)
@@ -144,7 +158,7 @@ class Admission:
     def _control(self, record: FeedRecord) -> bytes:
         try:
             command = self._command(record.value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except _UNREADABLE:
             raise Rejected("not-a-control", "controls are written by premonitor only") from None
         stamp_us = command.stamp_us if command.stamp_us is not None else record.timestamp * 1000
         complete = command.control != "activate" or {"use_case", "model_version", "role"} <= command.payload.keys()
@@ -161,12 +175,12 @@ class Admission:
         return key.encode(), msgspec.json.encode(letter)
 
 
-class _OnlyKnown(msgspec.Struct):
-    known_time: fact.AwareTime | None = None
+def _known_us(event: Any) -> int:
+    """The known time of an event; the earliest where it has none, or is refused."""
+    known_time = None if isinstance(event, Rejected) else event.known_time
+    time_us = to_us(known_time) if known_time is not None else TIME_MIN_US
+    return time_us if TIME_MIN_US <= time_us < TIME_MAX_US else TIME_MIN_US
 
 
-class _OnlyStamp(msgspec.Struct):
-    stamp_us: int | None = None
-
-
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ORDER = itemgetter(0)

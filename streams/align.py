@@ -18,7 +18,7 @@ class Align(Generic[Source]):
     """Holds back what was read too early. `Source` is a topic partition.
 
     Args:
-        time_of: Source time of a record, in µs.
+        read: From records of one source, their source times in µs and what is held of each.
         ceiling_us: Latest believable time, asked at each `add`.
         monotonic_s: A clock for `wait_s`.
         wait_s: Longest time that a silent, lagging source holds the others.
@@ -28,13 +28,13 @@ class Align(Generic[Source]):
     def __init__(
         self,
         *,
-        time_of: Callable[[Any], int],
+        read: Callable[[Sequence[Any]], tuple[list[int], list[Any]]],
         ceiling_us: Callable[[], int],
         monotonic_s: Callable[[], float],
         wait_s: float = 1.0,
         keep_max: int = 20_000,
     ) -> None:
-        self._time_of, self._ceiling_us, self._monotonic_s = time_of, ceiling_us, monotonic_s
+        self._read, self._ceiling_us, self._monotonic_s = read, ceiling_us, monotonic_s
         self._wait_s, self._keep_max = wait_s, keep_max
         self._times: dict[Source, list[int]] = {}
         self._records: dict[Source, list[Any]] = {}
@@ -46,11 +46,11 @@ class Align(Generic[Source]):
     def add(self, source: Source, records: Sequence[Any]) -> None:
         """Take what was read of one source."""
         times = self._times.setdefault(source, [])
-        self._records.setdefault(source, []).extend(records)
+        told_us, held = self._read(records)
+        self._records.setdefault(source, []).extend(held)
         self._heard_s[source] = self._monotonic_s()
         ceiling_us, newest = self._ceiling_us(), self._newest.get(source, -(2**62))
-        for record in records:
-            time_us = self._time_of(record)
+        for time_us in told_us:
             if newest < time_us <= ceiling_us:
                 newest = time_us
             times.append(newest)

@@ -125,7 +125,7 @@ class Worker:
             ground.feeds, partitions=ground.partitions, partition_of=self._partition_of, stamp=settings.known_time, book=book
         )
         align: Align[Any] = Align(
-            time_of=admission.time_of,
+            read=admission.read,
             ceiling_us=(lambda: self.clock.now_us() + FUTURE_US) if live else (lambda: 2**62),
             monotonic_s=self.clock.monotonic_s,
             wait_s=settings.align_wait_s,

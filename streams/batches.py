@@ -17,9 +17,9 @@ class Batch:
 
     __slots__ = ("blamed", "epoch", "intake", "next", "partition", "records", "report", "start", "times", "tp")
 
-    def __init__(self, intake: Intake, tp: Any, start: int, records: Sequence[Any], times: Sequence[int] = ()) -> None:
-        self.intake, self.tp, self.partition, self.start, self.records, self.times = intake, tp, tp.partition, start, records, times
-        self.next: int = records[-1].offset + 1
+    def __init__(self, intake: Intake, tp: Any, offsets: tuple[int, int], records: Sequence[Any], times: Sequence[int] = ()) -> None:
+        self.intake, self.tp, self.partition, self.records, self.times = intake, tp, tp.partition, records, times
+        self.start, self.next = offsets
         self.epoch = intake.epochs[tp]
         self.report: asyncio.Future[Sequence[Ack]] = asyncio.get_running_loop().create_future()
         self.blamed: bool | None = None

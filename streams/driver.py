@@ -114,7 +114,7 @@ class Driver:
         self.sources: list[Source] = [(f, p) for f in FEEDS for p in range(partitions)] + [(CONTROLS, 0)]
         self.read_to = {s: topics.committed.get(("admit", s), 0) for s in self.sources}
         self.align: Align[Source] = Align(
-            time_of=self.admission.time_of, ceiling_us=lambda: 2**62, monotonic_s=self.clock.monotonic_s, keep_max=2**40
+            read=self.admission.read, ceiling_us=lambda: 2**62, monotonic_s=self.clock.monotonic_s, keep_max=2**40
         )
         self.position: dict[int, int] = {}
 
@@ -141,9 +141,9 @@ class Driver:
             self.at("admit.sending")
         self.topics.append("dead-letters", 0, admitted.dead_letters, self.clock.now_us() // 1000)
         self.at("admit.sent")
-        for source, (_, records) in ready.items():
-            self.topics.committed["admit", source] = records[-1].offset + 1
-        return sum(len(records) for _, records in ready.values())
+        for source, (_, told) in ready.items():
+            self.topics.committed["admit", source] = told[-1][0].offset + 1
+        return sum(len(told) for _, told in ready.values())
 
     # --- scoring --------------------------------------------------------------------------------------------------------------------
 

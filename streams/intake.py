@@ -198,7 +198,8 @@ class Intake(faust.Service):
             if self.align:
                 batches = await self._aligned(self.align, got)
             else:  # no await since getmany: the epochs are those of the records
-                batches = [Batch(self, tp, self.place[tp], records) for tp, records in got.items() if tp in self.place and records]
+                mine = ((tp, records) for tp, records in got.items() if tp in self.place and records)
+                batches = [Batch(self, tp, (self.place[tp], records[-1].offset + 1), records) for tp, records in mine]
             for batch in batches:
                 self.place[batch.tp] = batch.next
             asyncio.gather(*(b.report for b in batches), return_exceptions=True).add_done_callback(self._reported)
@@ -229,7 +230,7 @@ class Intake(faust.Service):
             align.busy(self.place)  # there is more to read: a partition that delivered nothing has not had its turn
         ready = align.take(list(self.place), ended)
         self.counts["overdue"] = align.overdue
-        return [Batch(self, tp, self.place[tp], records, times) for tp, (times, records) in ready.items()]
+        return [Batch(self, tp, (self.place[tp], told[-1][0].offset + 1), told, times) for tp, (times, told) in ready.items()]
 
     # --- settling -----------------------------------------------------------------------------------------------------------------
 

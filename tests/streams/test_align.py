@@ -38,6 +38,10 @@ def clamped(items: Sequence[Item]) -> list[int]:
     return list(accumulate(believed, max, initial=BEFORE_US))[1:]
 
 
+def read_items(items: Sequence[Item]) -> tuple[list[int], list[Item]]:
+    return [item.time_us for item in items], list(items)
+
+
 @dataclass
 class Bench:
     """An `Align` with a clock by hand; reads feeds that are fixed."""
@@ -50,7 +54,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.align: Align[str] = Align(
-            time_of=lambda item: item.time_us,
+            read=read_items,
             ceiling_us=lambda: CEILING_US,
             monotonic_s=self.clock.monotonic_s,
             wait_s=self.wait_s,
@@ -226,7 +230,9 @@ def test_a_time_from_the_future_counts_as_that_of_the_record_before() -> None:
 def test_the_ceiling_is_asked_at_each_reading() -> None:
     """It moves with the clock: what is from the future now may be believed in a minute."""
     now = [10]
-    align: Align[str] = Align(time_of=lambda item: item.time_us, ceiling_us=lambda: now[0], monotonic_s=lambda: 0.0)
+    align: Align[str] = Align(
+        read=lambda items: ([item.time_us for item in items], list(items)), ceiling_us=lambda: now[0], monotonic_s=lambda: 0.0
+    )
     align.add("a", feed("a", [4, 20]))
     now[0] = 30
     align.add("a", feed("a", [25, 40]))
