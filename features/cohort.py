@@ -98,13 +98,13 @@ def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]
     content = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
     which, names = fact.names_of(content, bucket.source_at[of], bucket.source_at[of + 1], bucket.seq[of])
     woken, by = _woken(bucket, controls, np.flatnonzero(visit), before, asked)
-    ticks = Rows(controls.ticks.view(fact.WHOLE)[by].view(fact.HEAD), woken, controls.seq[by])
+    ticks = Rows(fact.take(controls.ticks, by), woken, controls.seq[by])
     return laid_out(Rows(heads, bucket.owner, bucket.seq), (of[which], names), ticks, len(bucket.patients))
 
 
 def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:
     """The ticks of patients whose booked visits become due: (patient, control), each pair once."""
-    told = bucket.heads.view(fact.WHOLE)[visits].view(fact.HEAD)
+    told = fact.take(bucket.heads, visits)
     pairs = []
     for which, index_us in index_us_of(told, asked):
         due_us = index_us - fact.FUTURE_TOLERANCE_US

@@ -299,6 +299,11 @@ def heads(values: Sequence[bytes]) -> npt.NDArray[np.void]:
     return parse(values).heads
 
 
+def take(records: npt.NDArray[np.void], which: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+    """These of the records. Plain indexing would copy them field by field."""
+    return records.view(WHOLE)[which].view(HEAD)
+
+
 def _cut(content: Buffer, begin: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.void]:
     """`size` bytes from each of these places on."""
     return np.ndarray((max(len(content) - size + 1, 0),), f"V{size}", content, strides=(1,))[begin]  # overlapping: a view of every place

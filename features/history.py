@@ -76,7 +76,7 @@ class Histories:
     def names(self, rows: Int) -> list[str]:
         """The source's identifiers of encounters."""
         at = self.row[rows] + 1
-        chunk = self.records.view(fact.WHOLE)[at].view(fact.HEAD)
+        chunk = fact.take(self.records, at)
         raw, size = chunk.tobytes(), chunk["version"].tolist()
         if fact.NAME_CHUNK in size:  # a long one continues in the next record
             return [fact.name_at(self.records, row) for row in at.tolist()]
@@ -84,7 +84,7 @@ class Histories:
 
     def names_joined(self, rows: Int) -> tuple[bytes, Int]:
         """The same in UTF-8, end to end: (all of them, where each begins and the last ends)."""
-        chunk = self.records.view(fact.WHOLE)[self.row[rows] + 1].view(fact.HEAD)
+        chunk = fact.take(self.records, self.row[rows] + 1)
         size = chunk["version"].astype(np.int64)
         if (size == fact.NAME_CHUNK).any():
             names = [name.encode() for name in self.names(rows)]
@@ -111,7 +111,7 @@ def fold(records: npt.NDArray[np.void], sizes: Int) -> Histories:
     row = np.flatnonzero(records["concept"] != codes.NAME)
     seg = owner[row]
     start = np.searchsorted(seg, np.arange(len(sizes) + 1))
-    facts = records.view(fact.WHOLE)[row].view(fact.HEAD)
+    facts = fact.take(records, row)
     place, lead, packets = facts["place"].astype(np.int64), np.arange(len(seg)), list[tuple[int, int, Int]]()
     undone, gone = np.full(len(seg), -1), np.full(len(seg), NEVER)
     if facts["merge"].any():

@@ -202,21 +202,17 @@ class Packer:
         if None in number:
             raise InputError("a fact without a key in facts: only premonitor may write that topic")
         owner = np.fromiter(map(number.__getitem__, told), np.int64, len(row))
-        facts, kind = Rows(heads.view(fact.WHOLE)[row].view(fact.HEAD), owner, row), kind[row]
+        facts, kind = Rows(fact.take(heads, row), owner, row), kind[row]
         plain = (kind == _PLAIN) & (facts.records["version"] == 1) & (facts.records["status"] < fact.GONE)
         if len(self._waiting):
             plain &= ~np.fromiter(map(self._waiting.__contains__, number), bool, len(number))[owner]
-        visits, ahead = np.flatnonzero(kind == _VISIT), list[_Event]()
-        asked = list(index_us_of(facts.records[visits], self._offsets))
-        for which, index_us in asked:
-            due_us, at = index_us - fact.FUTURE_TOLERANCE_US, visits[which]
-            later = np.flatnonzero(due_us > facts.records["stamp_us"][at])
-            ahead += [(j, us, keys[j] or b"") for j, us in zip(row[at[later]].tolist(), due_us[later].tolist(), strict=True)]
+        visits = np.flatnonzero(kind == _VISIT)
+        asked = [(visits[which], index_us) for which, index_us in index_us_of(fact.take(facts.records, visits), self._offsets)]
         controls = zip(control.tolist(), heads["stamp_us"][control].tolist(), places[control].tolist(), strict=True)
-        ticks = self._serve(out, ahead, list(controls), values, number)
+        ticks = self._serve(out, [*_ahead(facts, asked, keys), *controls], values, number)
         newest_us, oldest_us = np.full(len(number), ALWAYS_US), np.full(len(number), NEVER_US)
-        for which, index_us in asked:
-            np.maximum.at(newest_us, owner[visits[which]], index_us)
+        for visit, index_us in asked:
+            np.maximum.at(newest_us, owner[visit], index_us)
         newest_us[owner[facts.records["concept"] == codes.MERGE]] = NEVER_US  # whoever went over is looked at for ever
         np.minimum.at(oldest_us, owner, np.where(plain, facts.records["event_us"], ALWAYS_US))
         oldest_us[ticks.owner] = ALWAYS_US
@@ -239,18 +235,17 @@ class Packer:
         self.state.control_us = int(control_us[-1])
         return stamp
 
-    def _serve(self, out: Packed, ahead: list[_Event], controls: list[_Event], values: Sequence[bytes], number: dict[Any, int]) -> Rows:
+    def _serve(self, out: Packed, events: list[_Event], values: Sequence[bytes], number: dict[Any, int]) -> Rows:
         """Take bookings and controls in order: remember activations, and give a tick to each patient whose booked visit is due.
 
         Args:
             out: Gets the bookings.
-            ahead: (row, time at which it is due, patient) of what is booked.
-            controls: (row, greatest stamp of a control so far, place).
+            events: Bookings, and the controls with the greatest stamp of one so far.
             values: Of all rows.
             number: Of the patients; those who are only woken are added.
         """
         owner, seq, records = list[int](), list[int](), bytearray()
-        for j, us, what in sorted([*ahead, *controls], key=itemgetter(0)):
+        for j, us, what in sorted(events, key=itemgetter(0)):
             if isinstance(what, bytes):
                 self._waiting.add(us, what)
                 out.booked.append((us, what))
@@ -269,6 +264,15 @@ class Packer:
             payload = fact.control_payload(value)
             if all(payload["id"] != known["id"] for known in self.state.activations):
                 self.state.activations.append({**payload, "place": place})
+
+
+def _ahead(facts: Rows, asked: Iterable[tuple[Int, Int]], keys: Sequence[bytes | None]) -> Iterator[_Event]:
+    """What is booked: index times, each with the number of its visit, that are not yet due."""
+    for visit, index_us in asked:
+        due_us = index_us - fact.FUTURE_TOLERANCE_US
+        later = np.flatnonzero(due_us > facts.records["stamp_us"][visit])
+        for j, us in zip(facts.seq[visit[later]].tolist(), due_us[later].tolist(), strict=True):
+            yield j, us, keys[j] or b""
 
 
 def _tick(value: bytes, place: int, control_us: int) -> bytes:
