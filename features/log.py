@@ -26,12 +26,16 @@ import pyarrow.parquet as pq
 
 from features import codes, fact
 from features.errors import InputError
+from features.progress import Progress, unheard
 
 FORMAT = 1
 BUCKETS, BUCKETS_MAX = 16, 512
 BUCKET_FACTS = 125_000
 """A reader holds a whole bucket: in larger logs there are more of them, up to `BUCKETS_MAX` open files."""
-PIECE_ROWS = 50_000
+PIECE_ROWS = 200_000
+"""A writer holds so many rows."""
+_GROUP_ROWS = 800_000
+"""Of all buckets together: who reads a log in order holds a row group of each."""
 _ROWS_AT_ONCE = 65_536
 """Of all buckets together, where a log is read in order."""
 _HEAD_FIELDS = ("event_us", "stamp_us", "value", "episode", "ordinal", "version", "concept", "status", "flags", "merge")
@@ -100,12 +104,14 @@ def buckets_for(facts: int) -> int:
 
 @dataclass
 class LogWriter:
-    """Writes a log in pieces; it appears under its name only when it is whole.
+    """Writes a log in pieces; it appears under its name only when it is whole. Meanwhile it takes its size on the disk a second time: an
+    open Parquet file remembers each of its row groups, an Arrow stream nothing.
 
     Args:
         path: Folder to make; must not exist.
         book: The code sets with which the facts were made.
         source: What it was made from, for people.
+        written: Told how many facts were written so far.
     """
 
     path: Path
@@ -113,9 +119,10 @@ class LogWriter:
     source: str
     buckets: int = BUCKETS
     """May be set anew before the first fact."""
+    written: Progress = unheard
     seq: int = 0
     _rows: dict[int, list[tuple[int, str, bytes]]] = field(default_factory=dict)
-    _writers: dict[int, Any] = field(default_factory=dict)
+    _streams: dict[int, Any] = field(default_factory=dict)
     _controls: list[tuple[int, int, bytes, bytes]] = field(default_factory=list)
     _waiting: int = 0
     facts: int = 0
@@ -131,8 +138,8 @@ class LogWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            for writer in self._writers.values():
-                writer.close()
+            for stream in self._streams.values():
+                stream.close()
             shutil.rmtree(self._part, ignore_errors=True)
 
     def fact(self, patient_id: str, value: bytes) -> None:
@@ -142,7 +149,7 @@ class LogWriter:
         self.seq += 1
         self.facts += 1
         self._waiting += 1
-        if self._waiting >= PIECE_ROWS * 4:
+        if self._waiting >= PIECE_ROWS:
             self._flush()
 
     def control(self, value: bytes) -> None:
@@ -155,8 +162,9 @@ class LogWriter:
     def close(self, *, feeds: dict[str, dict[str, Any]]) -> None:
         """Finish: write what waits and put the log under its name. `feeds` holds the counts of each feed (S13)."""
         self._flush()
-        for writer in self._writers.values():
-            writer.close()
+        for bucket, stream in self._streams.items():
+            stream.close()
+            self._settle(bucket)
         columns = [[control[n] for control in self._controls] for n in range(4)]
         pq.write_table(pa.table(columns, schema=CONTROL_SCHEMA), self._part / "controls.parquet", compression="zstd")
         about = {
@@ -174,18 +182,31 @@ class LogWriter:
 
     def _flush(self) -> None:
         for bucket, rows in self._rows.items():
-            if bucket not in self._writers:
-                where = self._part / "facts" / f"bucket-{bucket:03d}.parquet"
-                self._writers[bucket] = pq.ParquetWriter(
-                    where,
-                    SCHEMA,
-                    compression="lz4",
-                    use_dictionary=[name for name in SCHEMA.names if name not in _GROWING + _MANIFOLD],
-                    column_encoding=dict.fromkeys(_GROWING, "DELTA_BINARY_PACKED"),
-                )
-            self._writers[bucket].write_table(_table(rows), row_group_size=PIECE_ROWS)
+            if bucket not in self._streams:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                self._streams[bucket] = pa.ipc.new_stream(str(self._file(bucket, "arrows")), SCHEMA, options=options)
+            self._streams[bucket].write_table(_table(rows))
         self._rows.clear()
         self._waiting = 0
+        self.written(self.facts)
+
+    def _settle(self, bucket: int) -> None:
+        """Make the Parquet file of a bucket from its stream."""
+        streamed = self._file(bucket, "arrows")
+        with pa.memory_map(str(streamed)) as source, pa.ipc.open_stream(source) as stream:
+            pq.write_table(
+                stream.read_all(),
+                self._file(bucket, "parquet"),
+                row_group_size=max(_GROUP_ROWS // self.buckets, 1),
+                compression="lz4",
+                use_dictionary=[name for name in SCHEMA.names if name not in _GROWING + _MANIFOLD],
+                column_encoding=dict.fromkeys(_GROWING, "DELTA_BINARY_PACKED"),
+            )
+        streamed.unlink()
+        self.written(self.facts)
+
+    def _file(self, bucket: int, kind: str) -> Path:
+        return self._part / "facts" / f"bucket-{bucket:03d}.{kind}"
 
 
 def _table(rows: list[tuple[int, str, bytes]]) -> pa.Table:

@@ -87,12 +87,11 @@ async def archive(settings: Settings, out: Path, book: Codebook, progress: Calla
     reaches = (await reach(settings, [names.facts])).get(names.facts, {}).values()
     merge, buckets = Merge(len(reaches)), buckets_for(sum(r.end - r.begin for r in reaches))
     feeds = await feed_counts(settings)
-    with LogWriter(out, book, f"archive of {names.facts}", buckets) as writer:
+    with LogWriter(out, book, f"archive of {names.facts}", buckets, progress) as writer:
         async for records in read_topic(settings, names.facts):
             for record in records:
                 merge.add(record.partition, record.key, record.value, record.timestamp * 1000)
             _write(writer, merge.ready())
-            progress(writer.facts)
         _write(writer, merge.rest())
         writer.close(feeds=feeds)
     return writer.facts

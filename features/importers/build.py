@@ -59,18 +59,27 @@ class FeedCounts:
 
 
 def build_log(
-    events: Events, out: Path, *, book: codes.Codebook, source: str, tick_us: int = DAY_US, progress: Progress = unheard
+    events: Events,
+    out: Path,
+    *,
+    book: codes.Codebook,
+    source: str,
+    tick_us: int = DAY_US,
+    progress: Progress = unheard,
+    written: Progress = unheard,
 ) -> dict[str, FeedCounts]:
     """Write a log from events in any order.
 
     Facts are ordered by known time; at the same instant index encounters come after other facts, then the source's order (S3).
     Ticks stand at multiples of `tick_us` in the two such stretches after any fact: time has no effect where nothing is open.
 
+    `progress` is told how many events were read, `written` how many facts stand in the log.
+
     Returns:
         What became of each feed's rows.
     """
     counts: dict[str, FeedCounts] = {}
-    with LogWriter(out, book, source) as writer:
+    with LogWriter(out, book, source, written=written) as writer:
         leaving: set[str] = set()
         with TemporaryFile(dir=out.parent) as file:  # without a name: gone when it is closed, and after a kill
             runs = _runs(checked(events, counts, book=book, progress=progress), file, leaving)

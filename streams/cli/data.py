@@ -45,13 +45,15 @@ def _listed(counts: Counter[str]) -> str:
 
 def build(events: Events, out: Path | None, source: str, as_json: bool, tick_hours: float) -> None:
     """Make the log `out`, or with None only count."""
-    progress, book = Progress("rows"), codebook()
+    progress, written, book = Progress("rows"), Progress("facts written"), codebook()
     if out is None:
         counts: dict[str, FeedCounts] = {}
         for _ in checked(events, counts, book=book, progress=progress):
             pass
     else:
-        counts = build_log(events, out, book=book, source=source, tick_us=round(tick_hours * 3_600_000_000), progress=progress)
+        tick_us = round(tick_hours * 3_600_000_000)
+        counts = build_log(events, out, book=book, source=source, tick_us=tick_us, progress=progress, written=written)
+    written.done()
     progress.done()
     _report(out, counts, as_json)
 

@@ -59,6 +59,15 @@ def test_a_full_last_run_loses_nothing(rows: int, tmp_path: Path, monkeypatch: p
     assert Log(tmp_path / "log", codebook()).about["facts"] == rows
 
 
+def test_progress_is_told_of_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read, and then what stands in the log, up to its last fact."""
+    monkeypatch.setattr(log_module, "PIECE_ROWS", 100)
+    read, written = list[int](), list[int]()
+    build.build_log(told(), tmp_path / "log", book=codebook(), source="test", progress=read.append, written=written.append)
+    facts = Log(tmp_path / "log", codebook()).about["facts"]
+    assert read == [0] and written == sorted(written) and written[0] == 100 and written[-1] == facts and len(set(written)) > 4
+
+
 def test_a_source_that_breaks_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a log nor runs, although some were on disk already."""
     monkeypatch.setattr(build, "RUN_ROWS", 10)
