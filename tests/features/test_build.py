@@ -65,7 +65,8 @@ def test_progress_is_told_of_both_halves(tmp_path: Path, monkeypatch: pytest.Mon
     read, written = list[int](), list[int]()
     build.build_log(told(), tmp_path / "log", book=codebook(), source="test", progress=read.append, written=written.append)
     facts = Log(tmp_path / "log", codebook()).about["facts"]
-    assert read == [0] and written == sorted(written) and written[0] == 100 and written[-1] == facts and len(set(written)) > 4
+    assert read == [0]
+    assert written == sorted(written) and written[:2] == [100, 200] and written[-1] == facts
 
 
 def test_a_source_that_breaks_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
