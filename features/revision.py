@@ -116,7 +116,7 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int, first_on
     if len(scored) == len(asked):  # most often: a copy of the matrix takes as long as a window
         matrix = found[:, :columns]
     else:
-        matrix = np.zeros((len(asked), columns))
+        matrix = np.zeros((columns, len(asked))).T
         matrix[scored] = found[:, :columns]
     _judge(use_case, found[:, columns:], scored, status, reason)
     matrix[status != SCORED] = 0.0

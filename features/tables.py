@@ -159,7 +159,8 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     n = 0
     try:
         few = [f.name for f in schema if f.type != pa.float64()]  # of numbers a dictionary or bounds would cost more than they save
-        with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=few, write_statistics=few) as writer:
+        packed = {f.name: "zstd" if f.name in few else "lz4" for f in schema}
+        with pq.ParquetWriter(part, schema, compression=packed, use_dictionary=few, write_statistics=few) as writer:
             for piece in ahead(iter(pieces)):
                 table = pa.table(piece, schema=schema)
                 writer.write_table(table)

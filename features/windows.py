@@ -122,7 +122,7 @@ def rows(histories: Histories, questions: Questions, plan: Plan) -> Float:
     Returns:
         float64, shape (n, p). Counts and any_* are 0.0 and the rest NaN where the window is empty.
     """
-    matrix = np.zeros((len(questions.seg), len(plan.features)))
+    matrix = np.zeros((len(plan.features), len(questions.seg))).T  # it is filled, and mostly used, column by column
     for column, f in enumerate(plan.features):
         if f.aggregate not in COUNTS:
             matrix[:, column] = np.nan

@@ -129,7 +129,7 @@ class Scorer:
         ids[:, 0], ids[:, 1] = h.id_hi[found.encounter], h.id_lo[found.encounter]
         ids[:, 2], ids[:, 3] = h.id_hi[found.trigger], h.id_lo[found.trigger]
         times = rfc3339_many(np.concatenate([found.index_us, h.known_us[found.trigger]]))
-        bits = found.matrix.view(f"V{found.matrix.shape[1] * 8}")[:, 0], ids.view("V32")[:, 0]
+        bits = np.ascontiguousarray(found.matrix).view(f"V{found.matrix.shape[1] * 8}")[:, 0], ids.view("V32")[:, 0]
         # Columns as lists of plain values: taken one by one out of arrays they would cost more than all the rest.
         numbers = found.seg, found.revision, found.status, found.reason, h.version[found.trigger], self._add_up(shares)
         lists = (column.tolist() for column in (*numbers, *bits, np.round(shares, 6), largest))

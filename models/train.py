@@ -77,7 +77,7 @@ def collect(log: Log, use_case: UseCase, *, until_us: int = NEVER_US, delay_us: 
         parts.append((matrix, told.label[use], [chunk.patients[s] for s in found.seg[use]], found.index_us[use], settled_us))
     names = [name for part in parts for name in part[2]]
     return Rows(
-        matrix=np.concatenate([p[0] for p in parts]) if parts else np.zeros((0, len(use_case.features))),
+        matrix=np.ascontiguousarray(np.concatenate([p[0] for p in parts])) if parts else np.zeros((0, len(use_case.features))),
         label=np.concatenate([p[1] for p in parts]) if parts else np.zeros(0),
         patient=split.numbers(names),
         index_us=np.concatenate([p[3] for p in parts]) if parts else np.zeros(0, np.int64),

@@ -90,4 +90,4 @@ def run(log: Path, out: Path, plan: str, task: dict[str, Any]) -> None:
         db.execute(f"create view pairs as {PAIRS[pairs].replace('{visits_max}', str(task['visits_max']))}")
         keys = "patient_id, source_id as encounter_id, make_timestamptz(t) as index_time"
         rows = f"select {keys}, {', '.join(columns)} from asked left join ({GROUPS[groups](task)}) using (place)"
-        db.execute(f"copy ({rows}) to '{out}' (format parquet, compression zstd)")
+        db.execute(f"copy ({rows}) to '{out}' (format parquet, compression lz4_raw)")

@@ -130,4 +130,4 @@ def run(log: Path, out: Path, plan: str, task: dict[str, Any]) -> None:
     rest = [c for c in task["columns"] if c not in counted]
     keys = [pl.col("patient_id"), pl.col("encounter_id"), pl.col("t").cast(pl.Datetime("us", "UTC")).alias("index_time")]
     columns = [pl.col(counted).fill_null(0).cast(pl.Float64), pl.col(rest).cast(pl.Float64)]
-    made.select(*keys, *columns).collect(engine="streaming").write_parquet(out, compression="zstd", statistics=True)
+    made.select(*keys, *columns).collect(engine="streaming").write_parquet(out, compression="lz4", statistics=True)
