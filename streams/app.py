@@ -80,6 +80,8 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._health: Health | None = None
         self._passes = self._audited = 0
+        self._watchdog = threading.Timer(settings.stop_within_s, self._give_up)
+        self._watchdog.daemon = True
         self._folder = tempfile.TemporaryDirectory(prefix="premonitor-")
         self.app = faust.App(
             "premonitor",
@@ -162,10 +164,8 @@ class Worker:
         clients.log.warning("worker %s is reading", self.settings.worker_name)
 
     async def disconnect(self) -> None:
-        """Stop in reverse; the watchdog ends the process if this takes too long."""
-        watchdog = threading.Timer(self.settings.stop_within_s, os._exit, [EXIT_STUCK])
-        watchdog.daemon = True
-        watchdog.start()
+        """Stop in reverse."""
+        self._begin_end()
         for task in self._tasks:
             task.cancel()
         for intake in reversed(self.intakes):
@@ -176,7 +176,20 @@ class Worker:
             await self.redis.aclose()
         if self._health:
             self._health.close()
-        watchdog.cancel()
+
+    def _begin_end(self) -> None:
+        """From here on the process ends within `stop_within_s`, whatever hangs: in our services, or in Faust's before or behind them."""
+        if self._watchdog.ident is None:
+            self._watchdog.start()
+
+    def _give_up(self) -> None:
+        reason = self.app.crash_reason
+        self.app.log.critical("the stop took more than %g s and was cut off: %s", self.settings.stop_within_s, reason or "no crash")
+        os._exit(reason.exit_code if isinstance(reason, PremonitorError) else EXIT_STUCK)
+
+    def ended(self) -> None:
+        """Everything has stopped: nobody needs to be watched."""
+        self._watchdog.cancel()
 
     def alive(self) -> bool:
         """The loop turns: every intake polled lately."""
@@ -189,6 +202,8 @@ class Worker:
 
     async def _watch(self) -> None:
         while True:
+            if self.app.should_stop:
+                self._begin_end()
             for intake in self.intakes:
                 self.metrics.intake(intake.name, intake.counts, intake.lag())
             await asyncio.sleep(1.0)
@@ -232,6 +247,8 @@ def run(settings: Settings, models: Sequence[Model], book: Codebook, ground: Gro
         process.execute_from_commandline()
     except SystemExit as stop:
         code = stop.code
+    finally:
+        worker.ended()
     reason = process.crash_reason
     if isinstance(reason, PremonitorError):
         raise reason

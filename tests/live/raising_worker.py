@@ -3,14 +3,18 @@
 error     an error in the scoring step, which its agent catches
 end       what no `except Exception` catches in the scoring step: the agent ends
 outside   an error where no agent catches one: the agent ends
+stuck     as outside, and then the agents never stop
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from faust.agents.manager import AgentManager
 
 from streams import agents
 from streams.batches import Batch, fresh
@@ -42,8 +46,14 @@ def outside(poll: Iterable[Batch]) -> list[Batch]:
     return fresh(poll)
 
 
+async def for_ever(self: AgentManager) -> None:
+    await asyncio.Event().wait()
+
+
 if __name__ == "__main__":
-    if WHAT == "outside":
+    if WHAT == "stuck":
+        AgentManager.on_stop = for_ever  # type: ignore[method-assign]
+    if WHAT in ("outside", "stuck"):
         agents.fresh = outside  # type: ignore[attr-defined]
     else:
         ScoreStep.__call__ = step  # type: ignore[method-assign]

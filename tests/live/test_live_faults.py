@@ -151,9 +151,9 @@ def test_a_frozen_broker_is_waited_for(make: Make, kafka: Kafka) -> None:
 # --- steps that raise -------------------------------------------------------------------------------------------------------------------
 
 
-def start_raising(system: System, what: str) -> Worker:
+def start_raising(system: System, what: str, **env: str) -> Worker:
     system.feed(told(20))
-    return system.start("--batch", "50", launcher=[sys.executable, str(RAISING)], env={"RAISE": what, "RAISE_AT": "3"})
+    return system.start("--batch", "50", launcher=[sys.executable, str(RAISING)], env={"RAISE": what, "RAISE_AT": "3", **env})
 
 
 def test_an_exception_in_a_step_is_told_and_tried_again(make: Make) -> None:
@@ -173,6 +173,17 @@ def test_an_agent_that_dies_ends_the_worker(what: str, make: Make) -> None:
     worker = start_raising(system, what)
     assert worker.exit_code(30) != 0
     assert still_busy(system)
+    system.start()
+    system.wait_done()
+    system.prove()
+
+
+def test_a_stop_that_hangs_is_cut_off(make: Make) -> None:
+    """Wherever it hangs, here before our services are asked to stop: the process ends and says why, and the next start finishes."""
+    system = make(partitions=3)
+    worker = start_raising(system, "stuck", PREMONITOR_STOP_WITHIN_S="2")
+    assert worker.exit_code(30) != 0
+    assert "the stop took more than 2 s and was cut off: " in worker.said()
     system.start()
     system.wait_done()
     system.prove()
