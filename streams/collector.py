@@ -9,17 +9,22 @@ from __future__ import annotations
 import gc
 
 YOUNG_MIN = 10_000
-YOUNG_OF_A_RECORD = 10
+YOUNG_OF_A_RECORD = 20
 """A poll of so many records makes so many objects, and more."""
+
+
+_polls: dict[str, int] = {}
+"""Who polls → how many records the last poll had."""
 
 
 def start() -> None:
     """Leave what the start made alone for ever."""
     gc.collect()
     gc.freeze()
-    pace(0)
+    pace("", 0)
 
 
-def pace(records: int) -> None:
-    """A poll of so many records is in hand."""
-    gc.set_threshold(max(YOUNG_MIN, YOUNG_OF_A_RECORD * records), 20, 100)
+def pace(who: str, records: int) -> None:
+    """A poll of so many records is in hand; the larger one counts where several poll."""
+    _polls[who] = records
+    gc.set_threshold(max(YOUNG_MIN, YOUNG_OF_A_RECORD * max(_polls.values())), 20, 100)

@@ -194,7 +194,7 @@ class Intake(faust.Service):
                 await asyncio.sleep(0.5)
                 continue
             self.heartbeat_s = time.monotonic()
-            collector.pace(sum(map(len, got.values())))
+            collector.pace(self.name, sum(map(len, got.values())))
             if self.align:
                 batches = await self._aligned(self.align, got)
             else:  # no await since getmany: the epochs are those of the records

@@ -149,7 +149,7 @@ async def measure(events: int, batch: int, redis_url: str | None) -> tuple[Stopw
         stores = [store_redis.RedisStore(client, prefix="stages.", kind=kind) for kind in "fa"]
     step = ScoreStep(stores[0], [model], rebuild=rebuild, alerts=AlertDesk(stores[1], [model.use_case]))
     collector.start()
-    collector.pace(batch)
+    collector.pace("", batch)
     stopwatch = Stopwatch()
     undo = watch(stopwatch)
     try:
