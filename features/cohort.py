@@ -16,7 +16,7 @@ import numpy.typing as npt
 from features import codes, fact, history
 from features.history import NEVER, Histories, Int
 from features.log import Bucket, Log
-from features.pack import ALWAYS_US, LAST_VISIT, Packer, Rows, index_times, index_us_of, laid_out
+from features.pack import ALWAYS_US, Packer, Rows, index_times, index_us_of, is_visit, laid_out
 from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
@@ -91,15 +91,11 @@ def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]
     carried = heads["flags"] & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
     told_us = np.concatenate([[ALWAYS_US], controls.known_us])[before]
     heads["stamp_us"] = np.where(carried, stamp, np.maximum(stamp, told_us))
-    concept = heads["concept"]
-    visit = (concept > 0) & (concept <= LAST_VISIT)
-    named = visit | ((concept >= codes.MERGE) & (concept <= codes.CARRIED_MODEL) & (concept != codes.CARRIED_TICK))
-    of = np.flatnonzero(named)
-    content = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
-    which, names = fact.names_of(content, bucket.source_at[of], bucket.source_at[of + 1], bucket.seq[of])
-    woken, by = _woken(bucket, controls, np.flatnonzero(visit), before, asked)
+    woken, by = _woken(bucket, controls, np.flatnonzero(is_visit(heads["concept"])), before, asked)
     ticks = Rows(fact.take(controls.ticks, by), woken, controls.seq[by])
-    return laid_out(Rows(heads, bucket.owner, bucket.seq), (of[which], names), ticks, len(bucket.patients))
+    content = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
+    sources = content, bucket.source_at[:-1], bucket.source_at[1:]
+    return laid_out(Rows(heads, bucket.owner, bucket.seq), sources, ticks, len(bucket.patients))
 
 
 def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:

@@ -169,9 +169,10 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
     if kind == "retraction":
         target = event.target_kind
     source_id: str = event.id
-    identity, episode = fact_id(target, source_id), episode_of(target, source_id, event.episode_id)
-    head = _HEAD.pack(
-        identity, event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, STATUS[status], flags, 0
+    head = pack(
+        identity=fact_id(target, source_id), event_us=event_us, stamp_us=stamp_us, value=value,
+        episode=episode_of(target, source_id, event.episode_id), ordinal=event.ordinal, version=event.version, concept=concept,
+        status=STATUS[status], flags=flags,
     )  # fmt: skip
     tail = Told(
         kind=kind,
@@ -255,12 +256,12 @@ def join(head: bytes, source: bytes, tail: Told) -> bytes:
 
 def source_id(value: bytes) -> bytes:
     """The source's identifier in a record of `facts`."""
-    return value[67 : 67 + value[65] + 256 * value[66]]
+    return value[_SOURCE : _SOURCE + value[_SOURCE - 2] + 256 * value[_SOURCE - 1]]
 
 
 def told(value: bytes) -> Told:
     """The tail of a record of `facts`."""
-    return decode_told(value[67 + int.from_bytes(value[65:67], "little") :])
+    return decode_told(value[_SOURCE + int.from_bytes(value[_SOURCE - 2 : _SOURCE], "little") :])
 
 
 class Parsed(NamedTuple):
@@ -369,7 +370,7 @@ def control(*, name: str, number: int, stamp_us: int, payload: dict[str, Any]) -
 
 def control_payload(value: bytes) -> dict[str, Any]:
     """The payload of a control record."""
-    payload: dict[str, Any] = msgspec.json.decode(value[67:])
+    payload: dict[str, Any] = msgspec.json.decode(value[_SOURCE:])
     return payload
 
 

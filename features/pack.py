@@ -127,16 +127,26 @@ class Rows(NamedTuple):
     """Place in the log, or anything that grows like it."""
 
 
-def laid_out(facts: Rows, named: tuple[Int, npt.NDArray[np.void]], ticks: Rows, patients: int) -> tuple[npt.NDArray[np.void], Int]:
-    """Histories, patient by patient: (records, first record of each patient and at last their number).
+def is_visit(concept: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which concepts are those of encounters."""
+    return (concept > 0) & (concept <= LAST_VISIT)
+
+
+def laid_out(facts: Rows, sources: tuple[fact.Buffer, Int, Int], ticks: Rows, patients: int) -> tuple[npt.NDArray[np.void], Int]:
+    """Histories, patient by patient: (records, first record of each patient and at last their number). Behind an encounter, and behind
+    what a merge says, stands its name.
 
     Args:
-        facts: The facts.
-        named: (fact, NAME record) of each name: it stands behind the fact.
+        facts: The facts, with their places.
+        sources: Their source ids: where they stand, as `fact.names_of` has it, and where each begins and ends.
         ticks: What is told besides.
         patients: How many there are.
     """
-    fact_of, names = named
+    concept, (content, begin, end) = facts.records["concept"], sources
+    of_merge = (concept >= codes.MERGE) & (concept <= codes.CARRIED_MODEL) & (concept != codes.CARRIED_TICK)
+    named = np.flatnonzero(is_visit(concept) | of_merge)
+    which, names = fact.names_of(content, begin[named], end[named], facts.records["place"][named])
+    fact_of = named[which]
     n = len(facts.owner)
     size = np.concatenate([1 + np.bincount(fact_of, minlength=n), np.ones(len(ticks.owner), np.int64)])
     owner = np.concatenate([facts.owner, ticks.owner])
@@ -209,17 +219,15 @@ class Packer:
         visits = np.flatnonzero(kind == _VISIT)
         asked = [(visits[which], index_us) for which, index_us in index_us_of(fact.take(facts.records, visits), self._offsets)]
         controls = zip(control.tolist(), heads["stamp_us"][control].tolist(), places[control].tolist(), strict=True)
-        ticks = self._serve(out, [*_ahead(facts, asked, keys), *controls], values, number)
+        ticks = self._serve(out, [*_ahead(facts, asked, keys), *controls], heads, values, number)
         newest_us, oldest_us = np.full(len(number), ALWAYS_US), np.full(len(number), NEVER_US)
         for visit, index_us in asked:
             np.maximum.at(newest_us, owner[visit], index_us)
         newest_us[owner[facts.records["concept"] == codes.MERGE]] = NEVER_US  # whoever went over is looked at for ever
         np.minimum.at(oldest_us, owner, np.where(plain, facts.records["event_us"], ALWAYS_US))
         oldest_us[ticks.owner] = ALWAYS_US
-        named = np.flatnonzero((kind == _VISIT) | ((kind == _MERGE) & (facts.records["concept"] != codes.CARRIED_TICK)))
-        of = row[named]
-        which, names = fact.names_of(parsed.content, parsed.source[of], parsed.source_end[of], places[of])
-        records, start = laid_out(facts, (named[which], names), ticks, len(number))
+        sources = parsed.content, parsed.source[row], parsed.source_end[row]
+        records, start = laid_out(facts, sources, ticks, len(number))
         raw, bounds = records.tobytes(), pairwise((start * fact.HEAD_BYTES).tolist())
         about = zip(number, bounds, oldest_us.tolist(), newest_us.tolist(), strict=True)
         out.patients = {patient: Told([raw[begin:end]], oldest, newest) for patient, (begin, end), oldest, newest in about}
@@ -235,28 +243,31 @@ class Packer:
         self.state.control_us = int(control_us[-1])
         return stamp
 
-    def _serve(self, out: Packed, events: list[_Event], values: Sequence[bytes], number: dict[Any, int]) -> Rows:
+    def _serve(
+        self, out: Packed, events: list[_Event], heads: npt.NDArray[np.void], values: Sequence[bytes], number: dict[Any, int]
+    ) -> Rows:
         """Take bookings and controls in order: remember activations, and give a tick to each patient whose booked visit is due.
 
         Args:
             out: Gets the bookings.
             events: Bookings, and the controls with the greatest stamp of one so far.
-            values: Of all rows.
+            heads: Of all rows; `values` likewise.
             number: Of the patients; those who are only woken are added.
         """
-        owner, seq, records = list[int](), list[int](), bytearray()
+        owner, seq = list[int](), list[int]()
         for j, us, what in sorted(events, key=itemgetter(0)):
             if isinstance(what, bytes):
                 self._waiting.add(us, what)
                 out.booked.append((us, what))
                 continue
-            place = what
-            self._activate(values[j], place)
-            for woken in self._waiting.woken(place, us):
+            self._activate(values[j], what)
+            for woken in self._waiting.woken(what, us):
                 owner.append(number.setdefault(woken, len(number)))
                 seq.append(j)
-                records += _tick(values[j], place, us)
-        return Rows(np.frombuffer(records, fact.HEAD), np.array(owner, np.int64), np.array(seq, np.int64))
+        told = np.array(seq, np.int64)
+        ticks = fact.take(heads, told)
+        ticks["concept"] = codes.TICK
+        return Rows(ticks, np.array(owner, np.int64), told)
 
     def _activate(self, value: bytes, place: int) -> None:
         """Remember an activation; told again after a crash of admission it is the same one."""
@@ -273,15 +284,6 @@ def _ahead(facts: Rows, asked: Iterable[tuple[Int, Int]], keys: Sequence[bytes |
         later = np.flatnonzero(due_us > facts.records["stamp_us"][visit])
         for j, us in zip(facts.seq[visit[later]].tolist(), due_us[later].tolist(), strict=True):
             yield j, us, keys[j] or b""
-
-
-def _tick(value: bytes, place: int, control_us: int) -> bytes:
-    """What the history of a patient gets whom a control wakes."""
-    head = bytearray(value[1:65])
-    head[24:32] = control_us.to_bytes(8, "little", signed=True)
-    head[48:52] = place.to_bytes(4, "little")
-    head[58:60] = codes.TICK.to_bytes(2, "little")
-    return bytes(head)
 
 
 def index_us_of(visits: npt.NDArray[np.void], asked: Iterable[tuple[str, int]]) -> Iterator[tuple[Int, Int]]:

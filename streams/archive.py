@@ -7,7 +7,7 @@ the partitions follow one another. What stands behind a control that has not rea
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from features import codes, fact
 from features.codes import Codebook
 from features.log import LogWriter, buckets_for
+from features.progress import Progress
 from streams import dead_letters
 from streams.reader import reach, read_topic
 from streams.settings import Settings
@@ -76,7 +77,7 @@ def stamped(value: bytes, timestamp_us: int) -> bytes:
     return value[:25] + timestamp_us.to_bytes(8, "little", signed=True) + value[33:]
 
 
-async def archive(settings: Settings, out: Path, book: Codebook, progress: Callable[[int], None]) -> int:
+async def archive(settings: Settings, out: Path, book: Codebook, progress: Progress) -> int:
     """Write the log; returns how many facts it holds.
 
     Raises:

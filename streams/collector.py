@@ -11,8 +11,6 @@ import gc
 YOUNG_MIN = 10_000
 YOUNG_OF_A_RECORD = 20
 """A poll of so many records makes so many objects, and more."""
-
-
 _polls: dict[str, int] = {}
 """Who polls → how many records the last poll had."""
 
