@@ -198,7 +198,7 @@ class Worker:
 
     def ready(self) -> bool:
         """Every intake has its partitions and nothing is failing."""
-        return self.alive() and all(i.assigned.is_set() and not i.tries for i in self.intakes)
+        return self.alive() and all(i.assigned.is_set() and not i.tries and not i.unanswered for i in self.intakes)
 
     async def _watch(self) -> None:
         while True:

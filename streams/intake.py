@@ -76,7 +76,9 @@ class Intake(faust.Service):
         """What was committed."""
         self.tries: Counter[TopicPartition] = Counter()
         self.counts: Counter[str] = Counter()
-        self.heartbeat_s = time.monotonic()
+        self.unanswered = 0
+        """Idle checks in a row that failed."""
+        self.heartbeat_s = self.delivered_s = time.monotonic()
         self.assigned = asyncio.Event()
         self.held: set[TopicPartition] = set()
 
@@ -194,6 +196,8 @@ class Intake(faust.Service):
                 await asyncio.sleep(0.5)
                 continue
             self.heartbeat_s = time.monotonic()
+            if got:
+                self.delivered_s = self.heartbeat_s
             collector.pace(self.name, sum(map(len, got.values())))
             if self.align:
                 batches = await self._aligned(self.align, got)
@@ -254,7 +258,7 @@ class Intake(faust.Service):
                     return
             if now_s - idle_s >= self.settings.idle_check_s and not self.should_stop:
                 idle_s = now_s
-                await self._look_for_loss()
+                await self._check_services()
             if now_s - committed_s >= self.settings.commit_every_s:
                 committed_s = now_s
                 await self.commit()
@@ -303,17 +307,31 @@ class Intake(faust.Service):
             return
         await asyncio.sleep(min(0.05 * 2**n, 5))
 
+    async def _check_services(self) -> None:
+        """Without traffic nothing else would tell that Kafka or the store is gone, or that the store lost its tail."""
+        try:
+            if self.place and time.monotonic() - self.delivered_s >= self.settings.idle_check_s:  # a client without a broker only waits
+                async with asyncio.timeout(self.settings.patience_s):
+                    await self.consumer.end_offsets(list(self.place))
+            await self._look_for_loss()
+        except PremonitorError as error:
+            await self.crash(error)
+        except Exception as error:
+            self.unanswered += 1
+            self.counts["idle_check_failed"] += 1
+            n, most = self.unanswered, self.settings.attempts_max
+            self.log.warning("%s: idle check failed (%d of %d): %s", self.name, n, most, type(error).__name__)
+            if n >= most:
+                words = f"{self.name}: {type(error).__name__} in {n} idle checks in a row"
+                await self.crash(ServiceError(f"{words}; nothing was skipped, the next start goes on there. Next: premonitor doctor"))
+        else:
+            self.unanswered = 0
+
     async def _look_for_loss(self) -> None:
-        """A partition without traffic would never notice that the store lost its tail."""
         if self.places is None:
             return
         for tp, expected in list(self.finished.items()):
-            try:
-                stored = await self.places.place(tp.partition)
-            except Exception as error:
-                self.counts["idle_check_failed"] += 1
-                self.log.warning("idle check of %s[%d] failed: %s", *tp, type(error).__name__)
-                return
+            stored = await self.places.place(tp.partition)
             if stored < expected == self.finished.get(tp) == self.place.get(tp):
                 self.counts["idle_gap"] += 1
                 self.log.warning("%s[%d] without traffic: the store is at %d, expected %d: reading again", *tp, stored, expected)
@@ -336,10 +354,11 @@ class Intake(faust.Service):
         if not new:
             return
         try:
-            await self.consumer.commit(new)
+            async with asyncio.timeout(self.settings.patience_s):
+                await self.consumer.commit(new)
         except (CommitFailedError, IllegalStateError):
             self.counts["commit_refused"] += 1  # rebalanced: the new owner repeats under the same ids
-        except KafkaError as error:
+        except (KafkaError, TimeoutError) as error:
             self.counts["commit_failed"] += 1
             self.log.warning("commit failed: %s", type(error).__name__)
         else:

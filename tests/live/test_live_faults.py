@@ -10,7 +10,7 @@ import pytest
 
 from tests import logs
 from tests.live.services import Kafka, Redis
-from tests.live.system import Event, System, systems
+from tests.live.system import BOTH, Event, System, systems
 from tests.live.worker import Worker, pass_time, until
 
 pytestmark = pytest.mark.slow
@@ -133,6 +133,23 @@ def test_redis_away_for_good_ends_the_worker(make: Make, redis_server: Redis) ->
     system.prove()
 
 
+def test_an_idle_worker_does_not_outlive_redis(make: Make, redis_server: Redis) -> None:
+    """With nothing to do it asks all the same: it is no longer ready, and ends when the answer does not come."""
+    system = make()
+    system.feed(told()[:400])
+    worker = system.start(env={"PREMONITOR_ATTEMPTS_MAX": "3", "PREMONITOR_IDLE_CHECK_S": "0.5"})
+    system.wait_done()
+    redis_server.kill()
+    until(lambda: worker.get("/readyz")[0] == 503, "it says that it is not ready")
+    assert worker.exit_code(30) == OUT_OF_SERVICE
+    assert "in 3 idle checks in a row; nothing was skipped" in worker.said()
+    redis_server.start()
+    system.start()
+    system.feed(told()[400:])
+    system.wait_done()
+    system.prove()
+
+
 # --- Kafka ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +163,25 @@ def test_a_frozen_broker_is_waited_for(make: Make, kafka: Kafka) -> None:
     system.wait_done()
     assert worker.stop() == 0
     system.prove()
+
+
+@pytest.mark.parametrize("stage", BOTH)
+def test_an_idle_worker_does_not_outlive_kafka(stage: str, make: Make, kafka: Kafka) -> None:
+    """A consumer without a broker waits for ever, and a stage that has nothing to write would never notice."""
+    system = make()
+    system.feed(told()[:400])
+    system.start()
+    system.wait_done()
+    assert system.stop() == [0]
+    quick = {"PREMONITOR_ATTEMPTS_MAX": "2", "PREMONITOR_IDLE_CHECK_S": "0.5", "PREMONITOR_PATIENCE_S": "1"}
+    worker = system.start("--stage", stage, env=quick)
+    worker.wait_reading()
+    kafka.pause()
+    try:
+        assert worker.exit_code(60) == OUT_OF_SERVICE
+    finally:
+        kafka.resume()
+    assert "TimeoutError in 2 idle checks in a row" in worker.said()
 
 
 # --- steps that raise -------------------------------------------------------------------------------------------------------------------
