@@ -164,29 +164,19 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
         stamp_us = known_us
     else:
         raise Rejected("missing-field", "known_time is required where the log is built from history")
-    concept, value, flags = _meaning(event, kind, event_us, book)
-    target, status = kind, getattr(event, "status", "entered-in-error")  # of all events retractions alone have no status
-    if kind == "retraction":
+    concept, value, flags, said = _meaning(event, kind, event_us, book)
+    target, status = kind, STATUS["entered-in-error"]
+    if kind == "retraction":  # alone of all it has no status: it is one
         target = event.target_kind
+    else:
+        status = STATUS[event.status]
     source_id: str = event.id
-    head = pack(
-        identity=fact_id(target, source_id), event_us=event_us, stamp_us=stamp_us, value=value,
-        episode=episode_of(target, source_id, event.episode_id), ordinal=event.ordinal, version=event.version, concept=concept,
-        status=STATUS[status], flags=flags,
-    )  # fmt: skip
-    tail = Told(
-        kind=kind,
-        code_system=getattr(event, "code_system", ""),
-        code=source_id if kind == "merge" else getattr(event, "code", ""),
-        value=getattr(event, "value", None),
-        comparator=getattr(event, "comparator", None),
-        unit=getattr(event, "unit", ""),
-        known_us=known_us,
-        episode_id=event.episode_id,
-        facility=getattr(event, "facility", ""),
-        feed=feed,
-        told=told,
+    episode = episode_of(target, source_id, event.episode_id)
+    head = _HEAD.pack(
+        fact_id(target, source_id), event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, status, flags, 0
     )
+    system, code, number, comparator, unit, facility = said
+    tail = Told(kind, system, code, number, comparator, unit, known_us, event.episode_id, facility, feed, told)
     # Behind a head stands its name in the source; behind a redirect, where it leads.
     source = event.patient_id if kind == "merge" else source_id
     return event_us if known_us is None else known_us, join(head, source.encode(), tail)
@@ -198,28 +188,32 @@ def key_of(event: Any) -> str:
     return key
 
 
-def _meaning(event: Any, kind: str, event_us: int, book: codes.Codebook) -> tuple[int, float, int]:
-    """(concept, value, flags) of an event."""
-    if kind in ("lab", "vital"):
-        number = book.concept(kind=kind, system=event.code_system, code=event.code)
-        flags = 0 if event.comparator is None else BELOW if event.comparator[0] == "<" else ABOVE
-        if event.value is None:
-            return number, math.nan, flags
-        return number, book.in_unit(number, event.value, event.unit) if number else event.value, flags
+_Said = tuple[str, str, float | None, str | None, str, str]
+"""What an event says of itself, as in `Told`: (code_system, code, value, comparator, unit, facility); empty where its kind has none."""
+_NOTHING: _Said = ("", "", None, None, "", "")
+
+
+def _meaning(event: Any, kind: str, event_us: int, book: codes.Codebook) -> tuple[int, float, int, _Said]:
+    """(concept, value, flags) of an event, and what it says."""
+    if kind == "lab" or kind == "vital":
+        system, code, value, comparator, unit = event.code_system, event.code, event.value, event.comparator, event.unit
+        number = book.concept(kind=kind, system=system, code=code)
+        flags = 0 if comparator is None else BELOW if comparator[0] == "<" else ABOVE
+        meant = math.nan if value is None else book.in_unit(number, value, unit) if number else value
+        return number, meant, flags, (system, code, value, comparator, unit, "")
     if kind == "encounter":
-        length = _length_us(event, event_us)
-        return codes.VISIT_CONCEPTS[event.encounter_class], length, PRIORITY[event.priority] | (EXPIRED if event.expired else 0)
-    if kind == "coverage":
-        return book.concept(kind=kind, system=event.code_system, code=event.code), _length_us(event, event_us), 0
+        length, flags = _length_us(event, event_us), PRIORITY[event.priority] | (EXPIRED if event.expired else 0)
+        return codes.VISIT_CONCEPTS[event.encounter_class], length, flags, ("", "", None, None, "", event.facility)
     if kind == "death":
-        return codes.DEATH, math.nan, 0
+        return codes.DEATH, math.nan, 0, _NOTHING
     if kind == "retraction":
-        return codes.OTHER, math.nan, 0
+        return codes.OTHER, math.nan, 0, _NOTHING
     if kind == "merge":
         if event.from_patient_id == event.patient_id:
             raise Rejected("bad-value", "a merge of a patient with themselves")
-        return codes.MERGE, math.nan, 0
-    return book.concept(kind=kind, system=event.code_system, code=event.code), math.nan, 0
+        return codes.MERGE, math.nan, 0, ("", event.id, None, None, "", "")
+    system, code, length = event.code_system, event.code, _length_us(event, event_us) if kind == "coverage" else math.nan
+    return book.concept(kind=kind, system=system, code=code), length, 0, (system, code, None, None, "", "")
 
 
 def _length_us(event: Any, event_us: int) -> float:

@@ -226,58 +226,78 @@ class _Pairs:
 
 def _aggregate(matrix: Float, facts: _Facts, pairs: _Pairs, groups: int, wanted: tuple[tuple[int, int, Feature], ...]) -> None:
     """Write the wanted aggregates of one window."""
-    size = len(matrix) * groups
-    cell = pairs.ask * groups + pairs.group
-    made: dict[str, Array] = {}
-    value = facts.value[pairs.fact]
+    cells = _Cells(facts, pairs, groups, len(matrix) * groups)
+    for group, column, f in wanted:
+        result = cells.of(f.aggregate)[group::groups]
+        matrix[:, column] = result / f.factor if f.factor != 1.0 and f.aggregate in OF_VALUES else result
 
-    def scatter(content: Array, *, backwards: bool = False) -> Array:
-        """The last (or first) pair of each cell: of repeated indices numpy keeps the last."""
-        out = np.full(size, np.nan)
-        out[cell[::-1] if backwards else cell] = content[::-1] if backwards else content
+
+class _Cells:
+    """The aggregates of one window, a cell for each question and group; each is made when it is first asked for.
+
+    Not a closure that calls itself: that would be a cycle, and keep its arrays until the collector's next round.
+    """
+
+    def __init__(self, facts: _Facts, pairs: _Pairs, groups: int, size: int) -> None:
+        self._facts, self._pairs, self._size = facts, pairs, size
+        self._cell = pairs.ask * groups + pairs.group
+        self._value = facts.value[pairs.fact]
+        self._made: dict[str, Array] = {}
+
+    def of(self, name: str) -> Array:
+        """An aggregate of all cells."""
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Array:
+        facts, pairs, cell, value, size = self._facts, self._pairs, self._cell, self._value, self._size
+        match name:
+            case "count":
+                return np.bincount(cell, minlength=size)
+            case "any":
+                return self.of("count") > 0
+            case "any_abnormal":
+                return np.bincount(cell[facts.abnormal[pairs.fact]], minlength=size) > 0
+            case "distinct_episodes":
+                return _distinct(cell, facts.h.episode[facts.seen[pairs.fact]], size)
+            case "sum":
+                return np.where(self.of("any"), np.bincount(cell, weights=value, minlength=size), np.nan)
+            case "mean":
+                return self.of("sum") / np.maximum(self.of("count"), 1)
+            case "min" | "max":
+                out = np.full(size, np.nan)
+                (np.fmin if name == "min" else np.fmax).at(out, cell, value)
+                return out
+            case "last":
+                return self._last(value)
+            case "first":
+                return self._first(value)
+            case "change":
+                return self.of("last") - self.of("first")
+            case "percent_change":
+                first = self.of("first")
+                return 100.0 * (self.of("last") - first) / np.where(first == 0.0, np.nan, first)
+            case "slope":
+                return _slope(cell, pairs.age_us, value, self.of("count"), self.of("mean"))
+            case "days_since_last":
+                return self._last(pairs.age_us / DAY_US)
+            case "days_since_first":
+                return self._first(pairs.age_us / DAY_US)
+            case "last_ordinal":
+                return self._last(facts.h.ordinal[facts.seen[pairs.fact]].astype(np.float64))
+        raise ValueError(f"no aggregate is called {name}")
+
+    def _last(self, content: Array) -> Array:
+        """The last pair of each cell: of repeated indices numpy keeps the last."""
+        out = np.full(self._size, np.nan)
+        out[self._cell] = content
         return out
 
-    def make(name: str) -> Array:
-        if name not in made:
-            match name:
-                case "count":
-                    made[name] = np.bincount(cell, minlength=size)
-                case "any":
-                    made[name] = make("count") > 0
-                case "any_abnormal":
-                    made[name] = np.bincount(cell[facts.abnormal[pairs.fact]], minlength=size) > 0
-                case "distinct_episodes":
-                    made[name] = _distinct(cell, facts.h.episode[facts.seen[pairs.fact]], size)
-                case "sum":
-                    made[name] = np.where(make("any"), np.bincount(cell, weights=value, minlength=size), np.nan)
-                case "mean":
-                    made[name] = make("sum") / np.maximum(make("count"), 1)
-                case "min" | "max":
-                    out = np.full(size, np.nan)
-                    (np.fmin if name == "min" else np.fmax).at(out, cell, value)
-                    made[name] = out
-                case "last":
-                    made[name] = scatter(value)
-                case "first":
-                    made[name] = scatter(value, backwards=True)
-                case "change":
-                    made[name] = make("last") - make("first")
-                case "percent_change":
-                    first = make("first")
-                    made[name] = 100.0 * (make("last") - first) / np.where(first == 0.0, np.nan, first)
-                case "slope":
-                    made[name] = _slope(cell, pairs.age_us, value, make("count"), make("mean"))
-                case "days_since_last":
-                    made[name] = scatter(pairs.age_us / DAY_US)
-                case "days_since_first":
-                    made[name] = scatter(pairs.age_us / DAY_US, backwards=True)
-                case "last_ordinal":
-                    made[name] = scatter(facts.h.ordinal[facts.seen[pairs.fact]].astype(np.float64))
-        return made[name]
-
-    for group, column, f in wanted:
-        result = make(f.aggregate)[group::groups]
-        matrix[:, column] = result / f.factor if f.factor != 1.0 and f.aggregate in OF_VALUES else result
+    def _first(self, content: Array) -> Array:
+        out = np.full(self._size, np.nan)
+        out[self._cell[::-1]] = content[::-1]
+        return out
 
 
 def _distinct(cell: Int, episode: npt.NDArray[np.uint64], size: int) -> Array:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,8 +36,15 @@ class FeedRecord(Protocol):
     value: bytes | None
 
 
+class Refusal(NamedTuple):
+    """Why a record is refused: what a `Rejected` says, without the frames that it went through and all that they hold."""
+
+    reason: str
+    detail: str
+
+
 Read = tuple[FeedRecord, Any]
-"""A record and the event in it, decoded once: a struct of `features.decode`, or the `Rejected` that it gave; of a control None."""
+"""A record and the event in it, decoded once: a struct of `features.decode` or a `Refusal`; of a control None."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -102,7 +109,7 @@ class Admission:
             try:
                 told.append((record, decode(feed, record.value)))
             except Rejected as rejected:
-                told.append((record, rejected.with_traceback(None)))
+                told.append((record, Refusal(rejected.reason, rejected.detail)))
         if self._stamp != "given":
             return [record.timestamp * 1000 for record in records], told
         return [_known_us(event) for _, event in told], told
@@ -126,6 +133,7 @@ class Admission:
         """
         out = Admitted()
         timed: dict[int, list[tuple[int, bytes | None, bytes]]] = {}
+        stamp, book, partition_of = self._stamp, self._book, self._partition_of
         for times, told in groups:
             if not told:
                 continue
@@ -133,27 +141,35 @@ class Admission:
             first_told = fact.hash64(f"{topic}|{told[0][0].partition}")
             last, refused = int(feed == "encounters"), len(out.dead_letters)
             for time_us, (record, event) in zip(times, told, strict=True):
+                if isinstance(event, Refusal):
+                    self._refuse(out, feed, record, event)
+                    continue
                 try:
-                    if isinstance(event, Rejected):
-                        raise event
                     if feed == CONTROLS:
                         value = self._control(record)
                         for partition in range(self._partitions):
                             timed.setdefault(partition, []).append((2 * time_us, None, value))
                     else:
                         number = (first_told + record.offset) % 2**64
-                        _, value = fact.convert(event, feed=feed, told=number, stamp=self._stamp, book=self._book)
+                        _, value = fact.convert(event, feed=feed, told=number, stamp=stamp, book=book)
                         patient = fact.key_of(event).encode()
-                        timed.setdefault(self._partition_of(patient), []).append((2 * time_us + last, patient, value))
+                        timed.setdefault(partition_of(patient), []).append((2 * time_us + last, patient, value))
                 except Rejected as rejected:
-                    out.counts[feed, rejected.reason] += 1
-                    out.dead_letters.append(self._dead_letter(feed, record, rejected))
+                    self._refuse(out, feed, record, Refusal(rejected.reason, rejected.detail))
             if taken := len(told) - (len(out.dead_letters) - refused):
                 out.counts[feed, "fact"] += taken
         for partition, rows in timed.items():
             rows.sort(key=_ORDER)  # stable: a merge of runs that are sorted already; at one instant encounters come last (S3)
             out.facts[partition] = [(patient, value) for _, patient, value in rows]
         return out
+
+    def _refuse(self, out: Admitted, feed: str, record: FeedRecord, refusal: Refusal) -> None:
+        out.counts[feed, refusal.reason] += 1
+        where = f"{record.topic}[{record.partition}]@{record.offset}"
+        key = blake2b(where.encode(), digest_size=8).hexdigest()
+        payload = record.value or b""
+        letter = DeadLetter(key, where, feed, *refusal, payload if len(payload) <= RECORD_BYTES_MAX else b"")
+        out.dead_letters.append((key.encode(), msgspec.json.encode(letter)))
 
     def _control(self, record: FeedRecord) -> bytes:
         try:
@@ -167,17 +183,10 @@ class Admission:
         payload = {**command.payload, "id": record.offset + 1} if command.control == "activate" else command.payload
         return fact.control(name=command.control, number=record.offset + 1, stamp_us=stamp_us, payload=payload)
 
-    def _dead_letter(self, feed: str, record: FeedRecord, rejected: Rejected) -> Row:
-        where = f"{record.topic}[{record.partition}]@{record.offset}"
-        key = blake2b(where.encode(), digest_size=8).hexdigest()
-        payload = record.value or b""
-        letter = DeadLetter(key, where, feed, rejected.reason, rejected.detail, payload if len(payload) <= RECORD_BYTES_MAX else b"")
-        return key.encode(), msgspec.json.encode(letter)
-
 
 def _known_us(event: Any) -> int:
     """The known time of an event; the earliest where it has none, or is refused."""
-    known_time = None if isinstance(event, Rejected) else event.known_time
+    known_time = None if isinstance(event, Refusal) else event.known_time
     time_us = to_us(known_time) if known_time is not None else TIME_MIN_US
     return time_us if TIME_MIN_US <= time_us < TIME_MAX_US else TIME_MIN_US
 
