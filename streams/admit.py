@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from features import codes, fact
-from features.clock import TIME_MAX_US, TIME_MIN_US, to_us
+from features.clock import TIME_MAX_US, TIME_MIN_US
 from features.decode import RECORD_BYTES_MAX, decode
 from features.errors import Rejected
 
@@ -34,17 +34,6 @@ class FeedRecord(Protocol):
     """Milliseconds."""
     key: bytes | None
     value: bytes | None
-
-
-class Refusal(NamedTuple):
-    """Why a record is refused: what a `Rejected` says, without the frames that it went through and all that they hold."""
-
-    reason: str
-    detail: str
-
-
-Read = tuple[FeedRecord, Any]
-"""A record and the event in it, decoded once: a struct of `features.decode` or a `Refusal`; of a control None."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -66,6 +55,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
     detail: str
     payload: bytes
     """Empty where it was too large; it still lies in the feed."""
+
+
+Read = tuple[int, bytes | None, "bytes | DeadLetter"]
+"""What is kept of a feed record: its offset, and patient and value for `facts` (of a control no patient), or why it is refused. No more:
+a backlog holds many, and the records themselves are freed while they are still near in memory."""
 
 
 @dataclass
@@ -97,65 +91,73 @@ class Admission:
         self._command = msgspec.json.Decoder(Command).decode
 
     def read(self, records: Sequence[FeedRecord]) -> tuple[list[int], list[Read]]:
-        """Decode records of one feed partition: (source times for alignment, records).
+        """What records of one feed partition become: (source times for alignment, what is kept of each).
 
         The time is the record's own, or in a history the known time that it carries; what cannot be read has no say in the order.
         """
-        feed = self._feeds[records[0].topic] if records else CONTROLS
-        if feed == CONTROLS:
-            return [self._control_us(record) for record in records], [(record, None) for record in records]
-        told: list[Read] = []
+        if not records:
+            return [], []
+        feed, live, book = self._feeds[records[0].topic], self._stamp != "given", self._book
+        first_told = fact.hash64(f"{records[0].topic}|{records[0].partition}")
+        times, told = list[int](), list[Read]()
         for record in records:
+            offset = record.offset
             try:
-                told.append((record, decode(feed, record.value)))
+                if feed == CONTROLS:
+                    time_us, value = self._control(record)
+                    patient = None
+                else:
+                    event = decode(feed, record.value)
+                    time_us, value = fact.convert(event, feed=feed, told=(first_told + offset) % 2**64, stamp=self._stamp, book=book)
+                    patient = fact.key_of(event).encode()
+                    if live:
+                        time_us = record.timestamp * 1000
+                told.append((offset, patient, value))
             except Rejected as rejected:
-                told.append((record, Refusal(rejected.reason, rejected.detail)))
-        if self._stamp != "given":
-            return [record.timestamp * 1000 for record in records], told
-        return [_known_us(event) for _, event in told], told
+                time_us = record.timestamp * 1000 if live else TIME_MIN_US
+                told.append((offset, None, _letter(feed, record, rejected)))
+            times.append(time_us)
+        return times, told
 
-    def _control_us(self, record: FeedRecord) -> int:
-        if b'"activate"' in (record.value or b""):
-            return TIME_MIN_US  # an activation holds from where it stands: it waits for nobody
-        if self._stamp != "given":
-            return record.timestamp * 1000
+    def _control(self, record: FeedRecord) -> tuple[int, bytes]:
+        """(source time, value for `facts`) of a command. An activation holds from where it stands: it waits for nobody."""
         try:
-            stamp_us = self._command(record.value or b"").stamp_us
-        except _UNREADABLE:
-            return TIME_MIN_US
-        return stamp_us if stamp_us is not None and TIME_MIN_US <= stamp_us < TIME_MAX_US else TIME_MIN_US
+            command = self._command(record.value or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Rejected("not-a-control", "controls are written by premonitor only") from None
+        append_us, number = record.timestamp * 1000, record.offset + 1
+        stamp_us = command.stamp_us if command.stamp_us is not None else append_us
+        complete = command.control != "activate" or {"use_case", "model_version", "role"} <= command.payload.keys()
+        if not TIME_MIN_US <= stamp_us < TIME_MAX_US or not complete:
+            raise Rejected("not-a-control", "a stamp outside 1900 to 2250, or an activation that names no model")
+        payload = {**command.payload, "id": number} if command.control == "activate" else command.payload
+        value = fact.control(name=command.control, number=number, stamp_us=stamp_us, payload=payload)
+        if command.control == "activate":
+            return TIME_MIN_US, value
+        if self._stamp != "given":
+            return append_us, value
+        return stamp_us if command.stamp_us is not None else TIME_MIN_US, value
 
-    def __call__(self, groups: Sequence[tuple[Sequence[int], Sequence[Read]]]) -> Admitted:
+    def __call__(self, groups: Sequence[tuple[str, Sequence[int], Sequence[Read]]]) -> Admitted:
         """Admit what was read of several feed partitions up to one source time.
 
         Args:
-            groups: (times, records) of each feed partition, each in its own order, as `read` gives them.
+            groups: (topic, times, records) of each feed partition, each in its own order, as `read` gives them.
         """
-        out = Admitted()
+        out, partition_of = Admitted(), self._partition_of
         timed: dict[int, list[tuple[int, bytes | None, bytes]]] = {}
-        stamp, book, partition_of = self._stamp, self._book, self._partition_of
-        for times, told in groups:
-            if not told:
-                continue
-            topic, feed = told[0][0].topic, self._feeds[told[0][0].topic]
-            first_told = fact.hash64(f"{topic}|{told[0][0].partition}")
+        for topic, times, told in groups:
+            feed = self._feeds[topic]
             last, refused = int(feed == "encounters"), len(out.dead_letters)
-            for time_us, (record, event) in zip(times, told, strict=True):
-                if isinstance(event, Refusal):
-                    self._refuse(out, feed, record, event)
-                    continue
-                try:
-                    if feed == CONTROLS:
-                        value = self._control(record)
-                        for partition in range(self._partitions):
-                            timed.setdefault(partition, []).append((2 * time_us, None, value))
-                    else:
-                        number = (first_told + record.offset) % 2**64
-                        _, value = fact.convert(event, feed=feed, told=number, stamp=stamp, book=book)
-                        patient = fact.key_of(event).encode()
-                        timed.setdefault(partition_of(patient), []).append((2 * time_us + last, patient, value))
-                except Rejected as rejected:
-                    self._refuse(out, feed, record, Refusal(rejected.reason, rejected.detail))
+            for time_us, (_, patient, value) in zip(times, told, strict=True):
+                if isinstance(value, DeadLetter):
+                    out.counts[feed, value.reason] += 1
+                    out.dead_letters.append((value.id.encode(), msgspec.json.encode(value)))
+                elif patient is not None:
+                    timed.setdefault(partition_of(patient), []).append((2 * time_us + last, patient, value))
+                else:
+                    for partition in range(self._partitions):
+                        timed.setdefault(partition, []).append((2 * time_us, None, value))
             if taken := len(told) - (len(out.dead_letters) - refused):
                 out.counts[feed, "fact"] += taken
         for partition, rows in timed.items():
@@ -163,33 +165,12 @@ class Admission:
             out.facts[partition] = [(patient, value) for _, patient, value in rows]
         return out
 
-    def _refuse(self, out: Admitted, feed: str, record: FeedRecord, refusal: Refusal) -> None:
-        out.counts[feed, refusal.reason] += 1
-        where = f"{record.topic}[{record.partition}]@{record.offset}"
-        key = blake2b(where.encode(), digest_size=8).hexdigest()
-        payload = record.value or b""
-        letter = DeadLetter(key, where, feed, *refusal, payload if len(payload) <= RECORD_BYTES_MAX else b"")
-        out.dead_letters.append((key.encode(), msgspec.json.encode(letter)))
 
-    def _control(self, record: FeedRecord) -> bytes:
-        try:
-            command = self._command(record.value or b"")
-        except _UNREADABLE:
-            raise Rejected("not-a-control", "controls are written by premonitor only") from None
-        stamp_us = command.stamp_us if command.stamp_us is not None else record.timestamp * 1000
-        complete = command.control != "activate" or {"use_case", "model_version", "role"} <= command.payload.keys()
-        if not TIME_MIN_US <= stamp_us < TIME_MAX_US or not complete:
-            raise Rejected("not-a-control", "a stamp outside 1900 to 2250, or an activation that names no model")
-        payload = {**command.payload, "id": record.offset + 1} if command.control == "activate" else command.payload
-        return fact.control(name=command.control, number=record.offset + 1, stamp_us=stamp_us, payload=payload)
+def _letter(feed: str, record: FeedRecord, rejected: Rejected) -> DeadLetter:
+    where = f"{record.topic}[{record.partition}]@{record.offset}"
+    key = blake2b(where.encode(), digest_size=8).hexdigest()
+    payload = record.value or b""
+    return DeadLetter(key, where, feed, rejected.reason, rejected.detail, payload if len(payload) <= RECORD_BYTES_MAX else b"")
 
 
-def _known_us(event: Any) -> int:
-    """The known time of an event; the earliest where it has none, or is refused."""
-    known_time = None if isinstance(event, Refusal) else event.known_time
-    time_us = to_us(known_time) if known_time is not None else TIME_MIN_US
-    return time_us if TIME_MIN_US <= time_us < TIME_MAX_US else TIME_MIN_US
-
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ORDER = itemgetter(0)

@@ -28,7 +28,7 @@ def admit_agent(app: faust.App, channel: Any, admission: Admission, bus: Bus, na
             batches = fresh(poll)
             try:
                 crash_at("admit.polled")
-                admitted = admission([(b.times, b.records) for b in batches])
+                admitted = admission([(b.tp.topic, b.times, b.records) for b in batches])
                 acks = []
                 for partition, rows in admitted.facts.items():
                     acks += await bus.send(names.facts, partition, rows)

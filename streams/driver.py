@@ -135,14 +135,14 @@ class Driver:
         if not ready:
             return 0
         self.at("admit.polled")
-        admitted = self.admission(list(ready.values()))
+        admitted = self.admission([(topic, *told) for (topic, _), told in ready.items()])
         for partition, rows in sorted(admitted.facts.items()):
             self.topics.append("facts", partition, rows, self.clock.now_us() // 1000)
             self.at("admit.sending")
         self.topics.append("dead-letters", 0, admitted.dead_letters, self.clock.now_us() // 1000)
         self.at("admit.sent")
         for source, (_, told) in ready.items():
-            self.topics.committed["admit", source] = told[-1][0].offset + 1
+            self.topics.committed["admit", source] = told[-1][0] + 1
         return sum(len(told) for _, told in ready.values())
 
     # --- scoring --------------------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ class Intake(faust.Service):
             align.busy(self.place)  # there is more to read: a partition that delivered nothing has not had its turn
         ready = align.take(list(self.place), ended)
         self.counts["overdue"] = align.overdue
-        return [Batch(self, tp, (self.place[tp], told[-1][0].offset + 1), told, times) for tp, (times, told) in ready.items()]
+        return [Batch(self, tp, (self.place[tp], told[-1][0] + 1), told, times) for tp, (times, told) in ready.items()]
 
     # --- settling -----------------------------------------------------------------------------------------------------------------
 

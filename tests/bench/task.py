@@ -189,7 +189,7 @@ def fact_rows(told: Sequence[Event], scored_by: Model, *, partitions: int = PART
             some = [e for e in every[begin : begin + 2_000] if e.feed == topic]
             records = [Record(topic, 0, offset[topic] + j, e.known_us // 1000, e.patient, e.value) for j, e in enumerate(some)]
             offset[topic] += len(records)
-            groups.append(admission.read(records))
+            groups.append((topic, *admission.read(records)))
         admitted = admission(groups)
         if admitted.dead_letters:
             raise ValueError(f"the bench makes events that are refused: {admitted.dead_letters[0]}")

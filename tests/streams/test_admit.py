@@ -54,7 +54,7 @@ def admit(records: Sequence[FeedRecord], *, stamp: str = "append", times: Sequen
         (time_us,), read = step.read([record])
         some[0].append(times[n] if times else time_us)
         some[1].extend(read)
-    return step(list(groups.values()))
+    return step([(topic, *told) for (topic, _), told in groups.items()])
 
 
 def lab(patient: str = "p", **fields: Any) -> dict[str, Any]:

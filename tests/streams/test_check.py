@@ -171,7 +171,7 @@ def test_check_says_what_admission_does(feed: str, stamp: str, lines: list[bytes
     """The same reasons, as often, for any lines: no second opinion."""
     kept = [one for one in lines if one.strip() and not re.search(rb"[\r\n]", one)]
     admission = Admission({feed: feed}, partitions=2, partition_of=lambda key: len(key) % 2, stamp=stamp, book=codebook())
-    admitted = admission([admission.read([Record(feed, 0, n, one) for n, one in enumerate(kept)])])
+    admitted = admission([(feed, *admission.read([Record(feed, 0, n, one) for n, one in enumerate(kept)]))])
     found = check.check(BytesIO(b"\n".join(kept)), feed, stamp=stamp, book=codebook(), progress=lambda n: None)
     came = {(feed, reason): n for reason, n in found.feeds[feed].rejected.items()} if kept else {}
     facts = found.feeds[feed].facts if kept else 0

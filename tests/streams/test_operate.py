@@ -67,7 +67,7 @@ class Feeds:
         """Admit what came since, or all of it again, as after a restart."""
         admission = Admission({"labs": "labs"}, partitions=2, partition_of=partitioner(2), stamp="append", book=codebook())
         labs = self.topics["labs"][0 if again else self.read :]
-        out = admission([admission.read(labs)])
+        out = admission([("labs", *admission.read(labs))])
         self.counts += Counter() if again else out.counts
         for _, value in out.dead_letters:
             self.put("dead-letters", value)
