@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tests.bench.generation import Generation
 from tests.bench.ground import Ground, cpu_s
@@ -105,6 +105,9 @@ def of_child(row: str, ground: Ground, module: str, *arguments: str) -> Run:
     return meter.run(*marks)
 
 
+_NO_COORDINATOR = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+
+
 class Progress:
     """How far a stage of the worker has committed, asked without joining its group."""
 
@@ -121,8 +124,14 @@ class Progress:
         )
 
     def done(self) -> int:
-        """Records committed."""
-        return sum(max(part.offset, 0) for part in self._consumer.committed(self._parts, timeout=10))
+        """Records committed, as far as the broker says; a group that was just made has no coordinator yet."""
+        try:
+            told = self._consumer.committed(self._parts, timeout=10)
+        except KafkaException as error:
+            if error.args[0].code() not in _NO_COORDINATOR:
+                raise
+            return 0
+        return sum(max(part.offset, 0) for part in told)
 
     def close(self) -> None:
         self._consumer.close()
