@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.catalog import COUNTS
 from features.clock import NEVER_US
 from features.cohort import ahead, chunks, index_answers
 from features.errors import InputError
@@ -25,21 +25,24 @@ if TYPE_CHECKING:
     from features.clinic import Clinic
 
 TIME = pa.timestamp("us", tz="UTC")
+_GROUP_ROWS = 32_000
+_NAMES = ("patient_id", "encounter_id", "score_id", "trigger", "row_digest", "record")
+"""Columns whose values hardly repeat: a dictionary would cost more to make than it saves."""
 
 
 def features_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> int:
     """Write the row of every eligible index encounter as it was known when it became due: keys, then the features."""
     schema = pa.schema(
         [("patient_id", pa.string()), ("encounter_id", pa.string()), ("index_time", TIME)]
-        + [(name, pa.float64()) for name in use_case.feature_names]
+        + [pa.field(f.name, pa.float64(), nullable=f.aggregate not in COUNTS) for f in use_case.features]
     )
 
     def pieces() -> Iterator[dict[str, Any]]:
         for chunk in chunks(log, [use_case]):
             found = index_answers(chunk, use_case, eligible_only=True)
-            columns = np.ascontiguousarray(found.matrix.T)
-            numbers = map(_column, columns, repeat(pa.float64()), np.isnan(columns))
-            yield {**_keys(chunk.patients, chunk.histories, found), **dict(zip(use_case.feature_names, numbers, strict=True))}
+            columns = zip(use_case.features, np.ascontiguousarray(found.matrix.T), strict=True)
+            numbers = {f.name: _column(c, pa.float64(), None if f.aggregate in COUNTS else np.isnan(c)) for f, c in columns}
+            yield {**_keys(chunk.patients, chunk.histories, found), **numbers}
 
     return write(out, schema, pieces(), progress)
 
@@ -156,13 +159,14 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     """Write pieces of a table; the file appears under its name only when it is whole."""
     part = out.with_name(out.name + ".part")
     out.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f.name for f in schema if f.type in (pa.string(), pa.binary())]
+    ordered = [f.name for f in schema if f.type != pa.float64()]  # bounds of numbers help nobody to find a row
+    packed = {f.name: "zstd" if f.name in texts else "lz4" for f in schema}
+    words = [name for name in texts if name not in _NAMES]
     n = 0
     try:
-        few = [f.name for f in schema if f.type != pa.float64()]  # of numbers a dictionary or bounds would cost more than they save
-        packed = {f.name: "zstd" if f.name in few else "lz4" for f in schema}
-        with pq.ParquetWriter(part, schema, compression=packed, use_dictionary=few, write_statistics=few) as writer:
-            for piece in ahead(iter(pieces)):
-                table = pa.table(piece, schema=schema)
+        with pq.ParquetWriter(part, schema, compression=packed, use_dictionary=words, write_statistics=ordered) as writer:
+            for table in _in_groups(pa.table(piece, schema=schema) for piece in ahead(iter(pieces))):
                 writer.write_table(table)
                 n += table.num_rows
                 progress(n)
@@ -170,6 +174,18 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     finally:
         part.unlink(missing_ok=True)
     return n
+
+
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables end to end, of `_GROUP_ROWS` at least: a row group costs as much for each column as thousands of its values."""
+    waiting = list[pa.Table]()
+    for table in tables:
+        waiting.append(table)
+        if sum(t.num_rows for t in waiting) >= _GROUP_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 SCORE_SCHEMA = pa.schema(
