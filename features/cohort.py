@@ -5,9 +5,12 @@ A whole bucket is packed at once, to the bytes that `features.pack` makes batch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +25,7 @@ from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 
 PATIENTS_AT_ONCE = 1_000
+THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +39,66 @@ class Chunk:
 
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, each made in a thread while the one before is used: numpy and Parquet leave a second core to it."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
+def in_order(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    """What `work` makes of each item, in their order. `THREADS` work at a time, a little ahead of whoever takes the results: numpy and
+    Parquet leave the interpreter to each other."""
+    left = iter(items)
+    with ThreadPoolExecutor(THREADS) as pool:
+        coming = deque(pool.submit(work, item) for item in islice(left, THREADS + 1))
+        try:
+            while coming:
+                made = coming.popleft().result()
+                coming.extend(pool.submit(work, item) for item in islice(left, 1))
+                yield made
+        finally:
+            for waiting in coming:
+                waiting.cancel()
+
+
+def each_chunk(
+    log: Log,
+    use_cases: Sequence[UseCase],
+    work: Callable[[Chunk], T],
+    *,
+    patients_at_once: int = PATIENTS_AT_ONCE,
+    progress: Progress = unheard,
+) -> Iterator[T]:
+    """What `work` makes of the patients of a log, some at a time, in an order that depends on the log alone.
+
+    Args:
+        log: To read.
+        use_cases: Their index times are waited for.
+        work: Called in threads, for several buckets at once.
+        patients_at_once: The rows of so many fit a processor's cache.
+        progress: Told how many patients were read.
+    """
+    controls, asked, read = _controls(log), index_times(use_cases), 0
+
+    def of_bucket(file: Path) -> list[tuple[int, T]]:
+        everybody, records, start = _packed(log.facts(file), controls, asked)
+        made = []
+        for begin in range(0, len(everybody), patients_at_once):
+            some = everybody[begin : begin + patients_at_once]
+            edges = start[begin : begin + len(some) + 1]
+            histories = history.fold(records[edges[0] : edges[-1]], np.diff(edges))
+            made.append((len(some), work(Chunk(some, histories, controls.activations))))
+        return made
+
+    for parts in in_order(of_bucket, log.bucket_files()):
+        for patients, part in parts:
+            read += patients
+            progress(read)
+            yield part
 
 
 def chunks(
     log: Log, use_cases: Sequence[UseCase], *, patients_at_once: int = PATIENTS_AT_ONCE, progress: Progress = unheard
 ) -> Iterator[Chunk]:
-    """The patients of a log, some at a time, in an order that depends on the log alone. `progress` is told how many were read."""
-    controls, asked, read = _controls(log), index_times(use_cases), 0
-    buckets = map(log.facts, log.bucket_files())
-    for bucket, (records, start) in ahead((bucket, _packed(bucket, controls, asked)) for bucket in buckets):
-        for begin in range(0, len(bucket.patients), patients_at_once):
-            some = bucket.patients[begin : begin + patients_at_once]
-            edges = start[begin : begin + len(some) + 1]
-            read += len(some)
-            progress(read)
-            yield Chunk(some, history.fold(records[edges[0] : edges[-1]], np.diff(edges)), controls.activations)
+    """The patients of a log themselves, likewise."""
+    return each_chunk(log, use_cases, lambda chunk: chunk, patients_at_once=patients_at_once, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +123,8 @@ def _controls(log: Log) -> _Controls:
     return _Controls(seq, known_us, ticks, packer.state.activations)
 
 
-def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[npt.NDArray[np.void], Int]:
-    """The histories of a bucket, patient by patient: (records, first record of each patient and at last their number)."""
+def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np.void], Int]:
+    """The histories of a bucket, patient by patient: (patients, records, first record of each patient and at last their number)."""
     heads = bucket.heads
     before = np.searchsorted(controls.seq, bucket.seq)  # controls before each fact
     stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, 0, heads["stamp_us"])
@@ -95,7 +135,7 @@ def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]
     ticks = Rows(fact.take(controls.ticks, by), woken, controls.seq[by])
     content = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
     sources = content, bucket.source_at[:-1], bucket.source_at[1:]
-    return laid_out(Rows(heads, bucket.owner, bucket.seq), sources, ticks, len(bucket.patients))
+    return bucket.patients, *laid_out(Rows(heads, bucket.owner, bucket.seq), sources, ticks, len(bucket.patients))
 
 
 def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:

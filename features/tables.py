@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from features.catalog import COUNTS
 from features.clock import NEVER_US
-from features.cohort import ahead, chunks, index_answers
+from features.cohort import Chunk, each_chunk, index_answers
 from features.errors import InputError
 from features.history import Histories
 from features.log import Log
@@ -37,14 +37,13 @@ def features_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -
         + [pa.field(f.name, pa.float64(), nullable=f.aggregate not in COUNTS) for f in use_case.features]
     )
 
-    def pieces() -> Iterator[dict[str, Any]]:
-        for chunk in chunks(log, [use_case]):
-            found = index_answers(chunk, use_case, eligible_only=True)
-            columns = zip(use_case.features, np.ascontiguousarray(found.matrix.T), strict=True)
-            numbers = {f.name: _column(c, pa.float64(), None if f.aggregate in COUNTS else np.isnan(c)) for f, c in columns}
-            yield {**_keys(chunk.patients, chunk.histories, found), **numbers}
+    def piece(chunk: Chunk) -> dict[str, Any]:
+        found = index_answers(chunk, use_case, eligible_only=True)
+        columns = zip(use_case.features, np.ascontiguousarray(found.matrix.T), strict=True)
+        numbers = {f.name: _column(c, pa.float64(), None if f.aggregate in COUNTS else np.isnan(c)) for f, c in columns}
+        return {**_keys(chunk.patients, chunk.histories, found), **numbers}
 
-    return write(out, schema, pieces(), progress)
+    return write(out, schema, each_chunk(log, [use_case], piece), progress)
 
 
 def labels_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> int:
@@ -62,29 +61,26 @@ def labels_table(log: Log, use_case: UseCase, out: Path, progress: Progress) -> 
     )
     names = reasons(use_case)
 
-    def pieces() -> Iterator[dict[str, Any]]:
-        for chunk in chunks(log, [use_case]):
-            found = index_answers(chunk, use_case)
-            h = chunk.histories
-            told = labels(
-                h, use_case, seg=found.seg, index_us=found.index_us, episode=h.episode[found.encounter], as_of_us=log.known_until_us
-            )
-            out_of_cohort = found.status == EXCLUDED
-            label = told.label
-            label[out_of_cohort] = np.nan
-            status = [
-                names[r] if x else STATUS_NAMES[s]
-                for x, r, s in zip(out_of_cohort.tolist(), found.reason.tolist(), told.status.tolist(), strict=True)
-            ]
-            yield {
-                **_keys(chunk.patients, chunk.histories, found),
-                "label": pa.array(np.nan_to_num(label).astype(np.int8), mask=np.isnan(label)),
-                "status": status,
-                "label_known_time": _times(np.where(out_of_cohort, NEVER_US, told.label_known_us)),
-                "mature_time": _times(told.mature_us),
-            }
+    def piece(chunk: Chunk) -> dict[str, Any]:
+        found = index_answers(chunk, use_case)
+        h = chunk.histories
+        told = labels(h, use_case, seg=found.seg, index_us=found.index_us, episode=h.episode[found.encounter], as_of_us=log.known_until_us)
+        out_of_cohort = found.status == EXCLUDED
+        label = told.label
+        label[out_of_cohort] = np.nan
+        status = [
+            names[r] if x else STATUS_NAMES[s]
+            for x, r, s in zip(out_of_cohort.tolist(), found.reason.tolist(), told.status.tolist(), strict=True)
+        ]
+        return {
+            **_keys(chunk.patients, chunk.histories, found),
+            "label": pa.array(np.nan_to_num(label).astype(np.int8), mask=np.isnan(label)),
+            "status": status,
+            "label_known_time": _times(np.where(out_of_cohort, NEVER_US, told.label_known_us)),
+            "mature_time": _times(told.mature_us),
+        }
 
-    return write(out, schema, pieces(), progress)
+    return write(out, schema, each_chunk(log, [use_case], piece), progress)
 
 
 def truth_table(clinic: Clinic, out: Path, progress: Progress) -> int:
@@ -166,7 +162,7 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     n = 0
     try:
         with pq.ParquetWriter(part, schema, compression=packed, use_dictionary=words, write_statistics=ordered) as writer:
-            for table in _in_groups(pa.table(piece, schema=schema) for piece in ahead(iter(pieces))):
+            for table in _in_groups(pa.table(piece, schema=schema) for piece in pieces):
                 writer.write_table(table)
                 n += table.num_rows
                 progress(n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +140,22 @@ def test_the_rows_to_train_on_are_those_of_revision_0(stored: list[bytes], asked
         assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes()), name
 
 
-def test_what_comes_ahead_is_in_order_and_fails_where_it_is_used() -> None:
-    """The items as they are; an error stands where its item would, and an iterator that is left unfinished is let go."""
-    assert list(cohort.ahead(iter([0, "", 3]))) == [0, "", 3]
-    assert list(cohort.ahead(iter([]))) == []
+def test_work_in_threads_comes_in_order_and_fails_where_it_is_used() -> None:
+    """However long each takes; an error stands where its result would, and an iterator that is left unfinished is let go."""
+    later = threading.Event()
+
+    def slow_first(n: int) -> int:
+        assert later.wait(10) if n == 0 else later.set() is None
+        return n
+
+    assert list(cohort.in_order(slow_first, range(9))) == list(range(9))
+    assert list(cohort.in_order(str, [])) == []
     seen = []
     with pytest.raises(ZeroDivisionError):
-        for item in cohort.ahead(6 // n for n in (3, 2, 0, 1)):
+        for item in cohort.in_order(lambda n: 6 // n, (3, 2, 0, 1)):
             seen.append(item)
     assert seen == [2, 3]
-    assert next(cohort.ahead(iter(range(9)))) == 0
+    assert next(cohort.in_order(str, range(9))) == "0"
 
 
 @pytest.mark.parametrize(
