@@ -48,9 +48,9 @@ class Run:
         )
 
 
-def peak_mb() -> float:
-    """Greatest resident memory of this process. Not from `getrusage`: that begins with what the parent had."""
-    status = Path("/proc/self/status").read_text()
+def peak_mb(process: int | str = "self") -> float:
+    """Greatest resident memory of a process. Not from `getrusage`: that begins with what the parent had."""
+    status = Path(f"/proc/{process}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tests.bench.generation import Generation
 from tests.bench.ground import Ground, cpu_s
+from tests.bench.matrix import peak_mb
 from tests.live.services import ROOT
 
 PATIENCE_S = 600.0
@@ -160,7 +161,9 @@ def of_worker(row: str, ground: Ground, made: Generation, stages: Sequence[str],
             share = statistics.fmean(d / p.total for d, p in zip(done, progress, strict=True))
             now = meter.mark(share * len(ground.told))
             if all(d >= p.total for d, p in zip(done, progress, strict=True)):
-                return meter.run(first or before, now)
+                run = meter.run(first or before, now)
+                run.more["peak_mb"] = peak_mb(worker.pid)
+                return run
             if first is None:
                 first, before = (now if share > 0 else None), now
             if worker.poll() is not None or now.at_s > deadline_s:

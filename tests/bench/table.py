@@ -96,11 +96,16 @@ def _marks(found: dict[str, Any]) -> list[str]:
 
 
 def _sizes(runs: Runs) -> list[str]:
-    sized = [run["more"] for run in runs if run["more"]]
-    if not sized:
-        return []
-    redis, topic = (statistics.median(more[name] for more in sized) for name in ("redis_bytes_a_fact", "topic_bytes_a_fact"))
-    return [f"bytes a fact: {redis:.0f} in Redis (score histories included), {topic:.0f} on the topic facts"]
+    lines = []
+    if sized := [run["more"] for run in runs if "redis_bytes_a_fact" in run["more"]]:
+        redis, topic = (statistics.median(more[name] for more in sized) for name in ("redis_bytes_a_fact", "topic_bytes_a_fact"))
+        lines.append(f"bytes a fact: {redis:.0f} in Redis (score histories included), {topic:.0f} on the topic facts")
+    peaks = {
+        row: max(run["more"].get("peak_mb", 0.0) for run in runs if run["row"] == row) for row in dict.fromkeys(r["row"] for r in runs)
+    }
+    if told := [f"{NAMES[row]} {peak:,.0f} MB" for row, peak in peaks.items() if peak]:
+        lines.append(f"greatest memory of a worker: {', '.join(told)}")
+    return lines
 
 
 def _about(found: dict[str, Any]) -> list[str]:
