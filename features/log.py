@@ -300,7 +300,8 @@ class Log:
         Raises:
             InputError: more records than a history can count.
         """
-        table = pq.ParquetFile(file, read_dictionary=["patient_id"]).read(list(_READ))
+        stored = pq.ParquetFile(file, read_dictionary=["patient_id"])
+        table = stored.read(list(_READ), use_threads=False)  # several buckets are read at once
         seq = _numbers(table["seq"], np.int64)
         if seq[-1] > fact.PLACE_MAX:
             raise InputError(f"{self.path} has more than 2**32 records: make several logs of it")
