@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.codes import codebook
 from features.importers.build import build_log
@@ -19,6 +21,7 @@ from streams.verify import compare, conservation, told_of_two_patients, verify
 from tests import logs
 from tests.stand_in import any_visit, stand_in
 
+CHECKED = settings(max_examples=100, deadline=None, print_blob=True)
 Issued = dict[str, bytes]
 
 
@@ -109,10 +112,34 @@ def test_verify_names_a_deleted_fact(model: Model, tmp_path: Path) -> None:
     assert found.extra or found.different
 
 
-def test_comparing_counts_repeats_once() -> None:
-    """The same id with the same bytes twice is no difference; with other bytes it is."""
-    assert compare([("a", b"1"), ("a", b"1")], [("a", b"1")]).equal
-    assert compare([("a", b"1"), ("a", b"2")], [("a", b"1")]).different == 1
+records = st.tuples(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2"]))
+
+
+@CHECKED
+@given(st.lists(records, max_size=12), st.lists(records, max_size=6, unique_by=lambda record: record[0]))
+def test_s14_verify_tells_the_difference_of_the_two_sets(issued: list[tuple[str, bytes]], expected: list[tuple[str, bytes]]) -> None:
+    """Missing, extra and different are told apart by id; the same id with the same bytes twice is no difference, with other bytes it is."""
+    found, first, due = compare(issued, expected), dict(reversed(issued)), dict(expected)
+    assert found.equal == (set(issued) == set(expected))
+    assert (found.missing, found.extra) == (len(due.keys() - first.keys()), len(first.keys() - due.keys()))
+    again = sum(value != first[score_id] for score_id, value in issued)
+    assert found.different == again + sum(due[score_id] != first[score_id] for score_id in due.keys() & first.keys())
+
+
+@CHECKED
+@given(st.data())
+def test_s14_any_one_score_that_is_gone_changed_or_made_up_is_named(expected: Issued, data: st.DataObject) -> None:
+    """Whichever score of a log, and whichever bit of it."""
+    chosen = data.draw(st.sampled_from(sorted(expected)))
+    without = {score_id: value for score_id, value in expected.items() if score_id != chosen}
+    found = compare(without.items(), expected.items())
+    assert (found.missing, found.extra, found.different, found.examples) == (1, 0, 0, [f"missing: score {chosen}"])
+    found = compare(expected.items(), without.items())
+    assert (found.missing, found.extra, found.different, found.examples) == (0, 1, 0, [f"extra: score {chosen}"])
+    changed = bytearray(expected[chosen])
+    changed[data.draw(st.integers(0, len(changed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    found = compare((expected | {chosen: bytes(changed)}).items(), expected.items())
+    assert (found.missing, found.extra, found.different, found.examples) == (0, 0, 1, [f"different: score {chosen}"])
 
 
 def test_an_encounter_told_under_two_patients_has_scores_of_its_own_for_each(model: Model, tmp_path: Path) -> None:
