@@ -165,15 +165,14 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
     else:
         raise Rejected("missing-field", "known_time is required where the log is built from history")
     concept, value, flags, said = _meaning(event, kind, event_us, book)
-    target, status = kind, STATUS["entered-in-error"]
     if kind == "retraction":  # alone of all it has no status: it is one
-        target = event.target_kind
+        target, status = event.target_kind, "entered-in-error"
     else:
-        status = STATUS[event.status]
+        target, status = kind, event.status
     source_id: str = event.id
     episode = episode_of(target, source_id, event.episode_id)
     head = _HEAD.pack(
-        fact_id(target, source_id), event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, status, flags, 0
+        fact_id(target, source_id), event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, STATUS[status], flags, 0
     )
     system, code, number, comparator, unit, facility = said
     tail = Told(kind, system, code, number, comparator, unit, known_us, event.episode_id, facility, feed, told)

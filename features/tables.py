@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TIME = pa.timestamp("us", tz="UTC")
 _GROUP_ROWS = 32_000
+"""Pieces wait for so many: a row group costs as much for each column as thousands of its values."""
 _NAMES = ("patient_id", "encounter_id", "score_id", "trigger", "row_digest", "record")
 """Columns whose values hardly repeat: a dictionary would cost more to make than it saves."""
 
@@ -159,29 +160,24 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     ordered = [f.name for f in schema if f.type != pa.float64()]  # bounds of numbers help nobody to find a row
     packed = {f.name: "zstd" if f.name in texts else "lz4" for f in schema}
     words = [name for name in texts if name not in _NAMES]
-    n = 0
+    n = written = 0
+    waiting = list[pa.Table]()
     try:
         with pq.ParquetWriter(part, schema, compression=packed, use_dictionary=words, write_statistics=ordered) as writer:
-            for table in _in_groups(pa.table(piece, schema=schema) for piece in pieces):
-                writer.write_table(table)
-                n += table.num_rows
+            for piece in pieces:
+                waiting.append(pa.table(piece, schema=schema))
+                n += waiting[-1].num_rows
+                if n - written >= _GROUP_ROWS:
+                    writer.write_table(pa.concat_tables(waiting))
+                    written = n
+                    waiting.clear()
                 progress(n)
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
     return n
-
-
-def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables end to end, of `_GROUP_ROWS` at least: a row group costs as much for each column as thousands of its values."""
-    waiting = list[pa.Table]()
-    for table in tables:
-        waiting.append(table)
-        if sum(t.num_rows for t in waiting) >= _GROUP_ROWS:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 SCORE_SCHEMA = pa.schema(

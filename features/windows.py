@@ -270,9 +270,9 @@ class _Cells:
                 (np.fmin if name == "min" else np.fmax).at(out, cell, value)
                 return out
             case "last":
-                return self._last(value)
+                return _last(cell, value, size)
             case "first":
-                return self._first(value)
+                return _last(cell[::-1], value[::-1], size)
             case "change":
                 return self.of("last") - self.of("first")
             case "percent_change":
@@ -281,23 +281,19 @@ class _Cells:
             case "slope":
                 return _slope(cell, pairs.age_us, value, self.of("count"), self.of("mean"))
             case "days_since_last":
-                return self._last(pairs.age_us / DAY_US)
+                return _last(cell, pairs.age_us / DAY_US, size)
             case "days_since_first":
-                return self._first(pairs.age_us / DAY_US)
+                return _last(cell[::-1], pairs.age_us[::-1] / DAY_US, size)
             case "last_ordinal":
-                return self._last(facts.h.ordinal[facts.seen[pairs.fact]].astype(np.float64))
+                return _last(cell, facts.h.ordinal[facts.seen[pairs.fact]].astype(np.float64), size)
         raise ValueError(f"no aggregate is called {name}")
 
-    def _last(self, content: Array) -> Array:
-        """The last pair of each cell: of repeated indices numpy keeps the last."""
-        out = np.full(self._size, np.nan)
-        out[self._cell] = content
-        return out
 
-    def _first(self, content: Array) -> Array:
-        out = np.full(self._size, np.nan)
-        out[self._cell[::-1]] = content[::-1]
-        return out
+def _last(cell: Int, content: Array, size: int) -> Array:
+    """What comes last in each cell: of repeated indices numpy keeps the last."""
+    out = np.full(size, np.nan)
+    out[cell] = content
+    return out
 
 
 def _distinct(cell: Int, episode: npt.NDArray[np.uint64], size: int) -> Array:

@@ -100,11 +100,12 @@ def _sizes(runs: Runs) -> list[str]:
     if sized := [run["more"] for run in runs if "redis_bytes_a_fact" in run["more"]]:
         redis, topic = (statistics.median(more[name] for more in sized) for name in ("redis_bytes_a_fact", "topic_bytes_a_fact"))
         lines.append(f"bytes a fact: {redis:.0f} in Redis (score histories included), {topic:.0f} on the topic facts")
-    peaks = {
-        row: max(run["more"].get("peak_mb", 0.0) for run in runs if run["row"] == row) for row in dict.fromkeys(r["row"] for r in runs)
-    }
-    if told := [f"{NAMES[row]} {peak:,.0f} MB" for row, peak in peaks.items() if peak]:
-        lines.append(f"greatest memory of a worker: {', '.join(told)}")
+    peaks: dict[str, float] = {}
+    for run in runs:
+        if mb := run["more"].get("peak_mb"):
+            peaks[run["row"]] = max(mb, peaks.get(run["row"], 0.0))
+    if peaks:
+        lines.append("greatest memory of a worker: " + ", ".join(f"{NAMES[row]} {mb:,.0f} MB" for row, mb in peaks.items()))
     return lines
 
 

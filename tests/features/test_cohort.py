@@ -145,7 +145,9 @@ def test_work_in_threads_comes_in_order_and_fails_where_it_is_used() -> None:
     later = threading.Event()
 
     def slow_first(n: int) -> int:
-        assert later.wait(10) if n == 0 else later.set() is None
+        if n == 0:
+            assert later.wait(10), "nobody works beside the first"
+        later.set()
         return n
 
     assert list(cohort.in_order(slow_first, range(9))) == list(range(9))

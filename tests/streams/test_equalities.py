@@ -112,6 +112,12 @@ def test_verify_names_a_deleted_fact(model: Model, tmp_path: Path) -> None:
     assert found.extra or found.different
 
 
+def test_comparing_counts_repeats_once() -> None:
+    """The same id with the same bytes twice is no difference; with other bytes it is."""
+    assert compare([("a", b"1"), ("a", b"1")], [("a", b"1")]).equal
+    assert compare([("a", b"1"), ("a", b"2")], [("a", b"1")]).different == 1
+
+
 records = st.tuples(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2"]))
 
 
