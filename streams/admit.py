@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from operator import itemgetter
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from features import codes, fact
 from features.clock import TIME_MAX_US, TIME_MIN_US
@@ -22,6 +24,7 @@ from features.errors import Rejected
 CONTROLS = "controls"
 Row = tuple[bytes | None, bytes]
 """(key, value) of a record to write."""
+Int = npt.NDArray[np.int64]
 
 
 class FeedRecord(Protocol):
@@ -57,9 +60,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """Empty where it was too large; it still lies in the feed."""
 
 
-Read = tuple[int, bytes | None, "bytes | DeadLetter"]
-"""What is kept of a feed record: its offset, and patient and value for `facts` (of a control no patient), or why it is refused. No more:
-a backlog holds many, and the records themselves are freed while they are still near in memory."""
+Held = tuple[int, int, "Row | DeadLetter"]
+"""What is kept of a feed record: its offset, its partition of `facts`, and its row there, or why it is refused. No more: a backlog holds
+many, and the records themselves are freed while they are still near in memory."""
+EVERYWHERE, NOWHERE = -1, -2
+"""In place of a partition: of a control, which stands in all of them; of a record that is refused."""
 
 
 @dataclass
@@ -90,32 +95,32 @@ class Admission:
         self._feeds, self._partitions, self._partition_of, self._stamp, self._book = feeds, partitions, partition_of, stamp, book
         self._command = msgspec.json.Decoder(Command).decode
 
-    def read(self, records: Sequence[FeedRecord]) -> tuple[list[int], list[Read]]:
+    def read(self, records: Sequence[FeedRecord]) -> tuple[list[int], list[Held]]:
         """What records of one feed partition become: (source times for alignment, what is kept of each).
 
         The time is the record's own, or in a history the known time that it carries; what cannot be read has no say in the order.
         """
         if not records:
             return [], []
-        feed, live, book = self._feeds[records[0].topic], self._stamp != "given", self._book
+        feed, live, book, partition_of = self._feeds[records[0].topic], self._stamp != "given", self._book, self._partition_of
         first_told = fact.hash64(f"{records[0].topic}|{records[0].partition}")
-        times, told = list[int](), list[Read]()
+        times, told = list[int](), list[Held]()
         for record in records:
             offset = record.offset
             try:
                 if feed == CONTROLS:
                     time_us, value = self._control(record)
-                    patient = None
+                    told.append((offset, EVERYWHERE, (None, value)))
                 else:
                     event = decode(feed, record.value)
                     time_us, value = fact.convert(event, feed=feed, told=(first_told + offset) % 2**64, stamp=self._stamp, book=book)
                     patient = fact.key_of(event).encode()
+                    told.append((offset, partition_of(patient), (patient, value)))
                     if live:
                         time_us = record.timestamp * 1000
-                told.append((offset, patient, value))
             except Rejected as rejected:
                 time_us = record.timestamp * 1000 if live else TIME_MIN_US
-                told.append((offset, None, _letter(feed, record, rejected)))
+                told.append((offset, NOWHERE, _letter(feed, record, rejected)))
             times.append(time_us)
         return times, told
 
@@ -138,32 +143,52 @@ class Admission:
             return append_us, value
         return stamp_us if command.stamp_us is not None else TIME_MIN_US, value
 
-    def __call__(self, groups: Sequence[tuple[str, Sequence[int], Sequence[Read]]]) -> Admitted:
+    def __call__(self, groups: Sequence[tuple[str, Sequence[int], Sequence[Held]]]) -> Admitted:
         """Admit what was read of several feed partitions up to one source time.
 
         Args:
             groups: (topic, times, records) of each feed partition, each in its own order, as `read` gives them.
         """
-        out, partition_of = Admitted(), self._partition_of
-        timed: dict[int, list[tuple[int, bytes | None, bytes]]] = {}
+        out = Admitted()
+        when, where, rows = list[Int](), list[Int](), list[Any]()
         for topic, times, told in groups:
+            if not told:
+                continue
             feed = self._feeds[topic]
-            last, refused = int(feed == "encounters"), len(out.dead_letters)
-            for time_us, (_, patient, value) in zip(times, told, strict=True):
-                if isinstance(value, DeadLetter):
-                    out.counts[feed, value.reason] += 1
-                    out.dead_letters.append((value.id.encode(), msgspec.json.encode(value)))
-                elif patient is not None:
-                    timed.setdefault(partition_of(patient), []).append((2 * time_us + last, patient, value))
-                else:
-                    for partition in range(self._partitions):
-                        timed.setdefault(partition, []).append((2 * time_us, None, value))
-            if taken := len(told) - (len(out.dead_letters) - refused):
-                out.counts[feed, "fact"] += taken
-        for partition, rows in timed.items():
-            rows.sort(key=_ORDER)  # stable: a merge of runs that are sorted already; at one instant encounters come last (S3)
-            out.facts[partition] = [(patient, value) for _, patient, value in rows]
+            _, partitions, some = zip(*told, strict=True)
+            when.append(2 * np.array(times, np.int64) + (feed == "encounters"))
+            where.append(np.array(partitions, np.int64))
+            rows += some
+            refused = [row for row in some if isinstance(row, DeadLetter)] if NOWHERE in partitions else []
+            for letter in refused:
+                out.counts[feed, letter.reason] += 1
+                out.dead_letters.append((letter.id.encode(), msgspec.json.encode(letter)))
+            if len(told) > len(refused):
+                out.counts[feed, "fact"] += len(told) - len(refused)
+        if rows:
+            self._sort(out, np.concatenate(when), np.concatenate(where), rows)
         return out
+
+    def _sort(self, out: Admitted, when: Int, where: Int, rows: Sequence[Any]) -> None:
+        """Give each partition its rows in the order of `when`; of equal ones the order is that of the groups.
+
+        Args:
+            out: Gets them.
+            when: Twice the source time of each row and one more for encounters: at one instant they come last (S3). Shape (n,).
+            where: Partition of each row, `EVERYWHERE` or `NOWHERE`, shape (n,).
+            rows: The rows.
+        """
+        row = np.arange(len(where))
+        if where.min() < 0:
+            row = np.repeat(row, np.where(where == EVERYWHERE, self._partitions, where != NOWHERE))
+            where = where[row]
+            spread = np.flatnonzero(where == EVERYWHERE)
+            where[spread] = np.arange(len(spread)) % self._partitions
+        order = np.lexsort((when[row], where))
+        bounds = np.searchsorted(where[order], np.arange(self._partitions + 1)).tolist()
+        for partition, (begin, end) in enumerate(pairwise(bounds)):
+            if begin < end:
+                out.facts[partition] = [rows[n] for n in row[order[begin:end]].tolist()]
 
 
 def _letter(feed: str, record: FeedRecord, rejected: Rejected) -> DeadLetter:
@@ -171,6 +196,3 @@ def _letter(feed: str, record: FeedRecord, rejected: Rejected) -> DeadLetter:
     key = blake2b(where.encode(), digest_size=8).hexdigest()
     payload = record.value or b""
     return DeadLetter(key, where, feed, rejected.reason, rejected.detail, payload if len(payload) <= RECORD_BYTES_MAX else b"")
-
-
-_ORDER = itemgetter(0)
