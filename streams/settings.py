@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     stages: list[Stage] = ["admit", "score"]
     known_time: Literal["append", "given"] = "append"
     """`append`: known when it reached `facts` (live). `given`: the events carry it (history through the feeds)."""
-    batch_records_max: int = Field(default=5_000, ge=1, le=20_000)
+    batch_records_max: int = Field(default=8_000, ge=1, le=20_000)
     polls_ahead: int = Field(default=1, ge=1, le=8)
     """Polls that the agent has in hand or waiting. What is not polled yet comes in larger batches: the fewer, the faster under load."""
     commit_every_s: float = Field(default=1.0, ge=0.05, le=60)

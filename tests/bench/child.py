@@ -6,6 +6,7 @@ import json
 import time
 
 from streams import collector
+from streams.settings import Settings
 
 
 class Teller:
@@ -30,4 +31,4 @@ def _mark(done: int) -> None:
 def collect_rarely() -> None:
     """The collector's settings of our worker in a backlog, for the peers too: they keep more objects alive than we do."""
     collector.start()
-    collector.pace("", 5_000)
+    collector.pace("", Settings().batch_records_max)
