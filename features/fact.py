@@ -25,6 +25,7 @@ from features.clock import SECOND_US, TIME_MAX_US, TIME_MIN_US, to_us
 from features.errors import InputError, Rejected
 
 FORMAT = 1
+_FORMAT = bytes((FORMAT,))
 _SOURCE = 67
 """Where the source id begins in a record of `facts`; its length stands before it."""
 Buffer = bytes | npt.NDArray[np.uint8]
@@ -244,7 +245,7 @@ def pack(
 
 def join(head: bytes, source: bytes, tail: Told) -> bytes:
     """Value of a record of `facts`."""
-    return b"%c%b%b%b%b" % (FORMAT, head, len(source).to_bytes(2, "little"), source, _encode_told(tail))
+    return b"".join((_FORMAT, head, len(source).to_bytes(2, "little"), source, _encode_told(tail)))
 
 
 def source_id(value: bytes) -> bytes:
@@ -358,7 +359,7 @@ def control(*, name: str, number: int, stamp_us: int, payload: dict[str, Any]) -
     """A control record of `facts`: `tick` or `activate` (S1). `number` counts the controls of a generation."""
     concept = {"tick": codes.TICK, "activate": codes.ACTIVATE}[name]
     head = pack(identity=fact_id("control", f"{name}|{number}"), event_us=stamp_us, stamp_us=stamp_us, concept=concept)
-    return b"".join((bytes((FORMAT,)), head, (0).to_bytes(2, "little"), msgspec.json.encode(payload, order="sorted")))
+    return b"".join((_FORMAT, head, (0).to_bytes(2, "little"), msgspec.json.encode(payload, order="sorted")))
 
 
 def control_payload(value: bytes) -> dict[str, Any]:

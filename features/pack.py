@@ -14,6 +14,7 @@ from itertools import compress, count, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -43,12 +44,11 @@ class PartitionState:
     """Heap of (time at which it will be due, patient)."""
 
 
-@dataclass(slots=True)
-class Told:
+class Told(msgspec.Struct):
     """What one batch tells about one patient."""
 
-    parts: list[bytes] = field(default_factory=list)
-    """History records to append."""
+    records: bytes = b""
+    """Of the history, to append."""
     oldest_us: int = NEVER_US
     """Earliest event time among plain facts; `ALWAYS_US` where the history must be looked at in any case."""
     newest_index_us: int = ALWAYS_US
@@ -230,7 +230,7 @@ class Packer:
         records, start = laid_out(facts, sources, ticks, len(number))
         raw, bounds = records.tobytes(), pairwise((start * fact.HEAD_BYTES).tolist())
         about = zip(number, bounds, oldest_us.tolist(), newest_us.tolist(), strict=True)
-        out.patients = {patient: Told([raw[begin:end]], oldest, newest) for patient, (begin, end), oldest, newest in about}
+        out.patients = {patient: Told(raw[begin:end], oldest, newest) for patient, (begin, end), oldest, newest in about}
         return out
 
     def _stamp(self, heads: npt.NDArray[np.void], is_control: npt.NDArray[np.bool_], places: Int, stamps_us: Int) -> Int:

@@ -139,20 +139,18 @@ class AlertDesk:
             return  # no alert is open, and this opens none
         use_case = self._use_cases[score.use_case]
         mine = told.setdefault(patient, Told())
-        mine.parts.append(
-            alert.score_record(
-                encounter=one.encounter,
-                episode=one.episode,
-                place=one.place,
-                index_us=one.index_us,
-                known_us=one.known_us,
-                risk=score.risk,
-                status=_STATUS[score.status],
-                flagged=score.flagged,
-                fresh=one.fresh,
-                use_case=score.use_case,
-                name=score.encounter_id,
-            )
+        mine.records += alert.score_record(
+            encounter=one.encounter,
+            episode=one.episode,
+            place=one.place,
+            index_us=one.index_us,
+            known_us=one.known_us,
+            risk=score.risk,
+            status=_STATUS[score.status],
+            flagged=score.flagged,
+            fresh=one.fresh,
+            use_case=score.use_case,
+            name=score.encounter_id,
         )
         if score.flagged:
             ends_us = one.index_us + use_case.at_risk_us + 1
@@ -169,22 +167,20 @@ class AlertDesk:
         held.state.control_us = control_us = max(held.state.control_us, stamp_us)
         for patient in held.waiting.woken(place, control_us):
             mine = told.setdefault(patient, Told())
-            mine.parts.append(alert.mark(codes.TICK, place=place, event_us=control_us, known_us=control_us))
+            mine.records += alert.mark(codes.TICK, place=place, event_us=control_us, known_us=control_us)
             mine.oldest_us = ALWAYS_US
 
     def _mark(self, held: _Partition, told: dict[bytes, Told], mark: Mark) -> None:
         if mark.patient not in held.waiting:
             return
         mine = told.setdefault(mark.patient, Told())
-        mine.parts.append(
-            alert.mark(
-                mark.kind,
-                place=mark.place,
-                event_us=mark.event_us,
-                known_us=mark.known_us,
-                episode=mark.episode,
-                use_case=mark.use_case,
-            )
+        mine.records += alert.mark(
+            mark.kind,
+            place=mark.place,
+            event_us=mark.event_us,
+            known_us=mark.known_us,
+            episode=mark.episode,
+            use_case=mark.use_case,
         )
         mine.oldest_us = ALWAYS_US
 

@@ -51,7 +51,7 @@ class Bus:
             enable_idempotence=True,
             linger_ms=0,
             max_batch_size=BATCH_BYTES,
-            compression_type="zstd",
+            compression_type="snappy",  # halves the log; zstd takes a fifth more off it and twice the time
             request_timeout_ms=30_000,
         )
         try:

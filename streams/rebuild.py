@@ -51,5 +51,5 @@ async def _histories(batches: AsyncIterator[list[Any]], use_cases: Sequence[UseC
             np.array([r.timestamp for r in records], np.int64) * 1000,
         )
         for patient in packed.patients.keys() & wanted:
-            parts[patient] += b"".join(packed.patients[patient].parts)
+            parts[patient] += packed.patients[patient].records
     return {patient: bytes(blob) for patient, blob in parts.items()}

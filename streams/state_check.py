@@ -117,7 +117,7 @@ async def expect(batches: AsyncIterator[list[Any]], use_cases: Sequence[UseCase]
             np.array([r.timestamp for r in records], np.int64) * 1000,
         )
         for patient, told in packed.patients.items():
-            out.histories.setdefault(patient, bytearray()).extend(b"".join(told.parts))
+            out.histories.setdefault(patient, bytearray()).extend(told.records)
             out.newest[patient] = max(out.newest.get(patient, ALWAYS_US), told.newest_index_us)
     return out
 

@@ -61,7 +61,7 @@ class Write:
 
     def rest(self, place: int) -> Write:
         """The same batch without the records that are stored already."""
-        told = {key: Told([_since(b"".join(t.parts), place)], t.oldest_us, t.newest_index_us) for key, t in self.patients.items()}
+        told = {key: Told(_since(t.records, place), t.oldest_us, t.newest_index_us) for key, t in self.patients.items()}
         return Write(self.partition, place, self.until, told, self.state, self.booked, self.forget_us, self.exact_from)
 
 
@@ -145,9 +145,8 @@ class MemoryStore:
         for patient, told in w.patients.items():
             before = p.newest.get(patient, -NEVER_US)
             if fresh:
-                blob = b"".join(told.parts)
-                p.histories[patient] = p.histories.get(patient, b"") + blob
-                p.lengths[patient] = p.lengths.get(patient, 0) + len(blob)
+                p.histories[patient] = p.histories.get(patient, b"") + told.records
+                p.lengths[patient] = p.lengths.get(patient, 0) + len(told.records)
                 p.newest[patient] = max(before, told.newest_index_us)
             if len(p.histories.get(patient, b"")) != p.lengths.get(patient, 0):
                 damaged.append(patient)

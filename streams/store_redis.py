@@ -148,7 +148,7 @@ class RedisStore:
         for due_us, patient in w.booked:
             arguments += (due_us, patient)
         for told in w.patients.values():  # in one argument: the client's work goes by their number
-            arguments.append(b"%d %d %b" % (told.oldest_us, told.newest_index_us, b"".join(told.parts)))
+            arguments.append(b"%d %d %b" % (told.oldest_us, told.newest_index_us, told.records))
         pipe.execute_command("EVALSHA", self._sha, 5 + len(names), *keys, *[prefix + n for n in names], *arguments)
 
     async def load(self, partition: int) -> Loaded:

@@ -115,7 +115,7 @@ class Result:
 
     def add(self, packed: Packed) -> None:
         for patient, told in packed.patients.items():
-            self.histories[patient] = self.histories.get(patient, b"") + b"".join(told.parts)
+            self.histories[patient] = self.histories.get(patient, b"") + told.records
         self.booked += packed.booked
         self.controls += packed.controls
 

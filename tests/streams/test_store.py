@@ -89,7 +89,7 @@ def write(since: int, until: int, *, oldest: Sequence[int] = (ALWAYS_US,), newes
     for place in range(since, until):
         name = NAMES[place * place % PATIENTS]
         told.setdefault(name, Told(oldest_us=oldest[len(told) % len(oldest)], newest_index_us=newest[len(told) % len(newest)]))
-        told[name].parts.append(record(name, place))
+        told[name].records += record(name, place)
     state = encode_state(PartitionState(control_us=until, activations=[{"id": 1, "use_case": "Ω", "place": since}]))
     return Write(**{"partition": 0, "since": since, "until": until, "patients": told, "state": state, **more})
 
@@ -240,11 +240,11 @@ def test_thousands_of_patients_in_one_call(url: Url) -> None:
 
     async def work(client: aioredis.Redis, redis: RedisStore) -> None:
         pair, n = Pair(client, redis), 2_500
-        told = {b"p%d" % k: Told([record(b"x", k)], ALWAYS_US, T_US + k) for k in range(n)}
+        told = {b"p%d" % k: Told(record(b"x", k), ALWAYS_US, T_US + k) for k in range(n)}
         booked = [(T_US + k, b"p%d" % k) for k in range(n)]
         (found,) = await pair.apply(Write(0, 0, n, told, "{}", booked))
         assert list(found) == list(told)
-        again = {name: Told([record(b"x", n)], T_US + n // 2, ALWAYS_US) for name in told}
+        again = {name: Told(record(b"x", n), T_US + n // 2, ALWAYS_US) for name in told}
         (found,) = await pair.apply(Write(0, n, n + 1, again, "{}"))
         assert list(found) == [b"p%d" % k for k in range(n // 2 + 1, n)]
         assert len((await pair.both(lambda s: s.load(0))).state.booked) == n
