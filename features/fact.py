@@ -295,8 +295,8 @@ def heads(values: Sequence[bytes]) -> npt.NDArray[np.void]:
 
 
 def take(records: npt.NDArray[np.void], which: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    """These of the records. Plain indexing would copy them field by field."""
-    return records.view(WHOLE)[which].view(HEAD)
+    """These of the records. Indexing would copy them field by field; `take` is half the time of indexing whole ones."""
+    return records.view(WHOLE).take(which).view(HEAD)
 
 
 def _cut(content: Buffer, begin: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.void]:

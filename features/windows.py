@@ -174,18 +174,18 @@ def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, pla
     if part.leak:
         known = ~amended[pick]
     else:
-        known = h.place[seen][pick] <= q.place[ask]
+        known = h.place.take(seen).take(pick) <= q.place.take(ask)
         if amended.any():
-            known &= q.place[ask] < until[pick]
+            known &= q.place.take(ask) < until.take(pick)
     if part.episode != "any":
         episode = h.episode[seen][pick]
         own = episode == q.episode[ask]
         known &= own if part.episode == "own" else ~own | (episode == 0)
     if not known.all():
-        ask, pick = ask[known], pick[known]
-    age_us, facts = q.event_us[ask] - time[pick], _Facts(h, seen, plan)
+        ask, pick = ask.compress(known), pick.compress(known)
+    age_us, facts = q.event_us.take(ask) - time.take(pick), _Facts(h, seen, plan)
     for layer in part.layers:
-        group = layer.group_of[facts.concept][pick]
+        group = layer.group_of.take(facts.concept).take(pick)
         pairs = _Pairs(ask, age_us, group, pick)
         if (group < 0).any():
             pairs = pairs.where(group >= 0)
@@ -221,7 +221,7 @@ class _Pairs:
 
     def where(self, mask: Bool) -> _Pairs:
         keep = np.flatnonzero(mask)
-        return _Pairs(self.ask[keep], self.age_us[keep], self.group[keep], self.fact[keep])
+        return _Pairs(*(column.take(keep) for column in (self.ask, self.age_us, self.group, self.fact)))
 
 
 def _aggregate(matrix: Float, facts: _Facts, pairs: _Pairs, groups: int, wanted: tuple[tuple[int, int, Feature], ...]) -> None:
@@ -241,7 +241,7 @@ class _Cells:
     def __init__(self, facts: _Facts, pairs: _Pairs, groups: int, size: int) -> None:
         self._facts, self._pairs, self._size = facts, pairs, size
         self._cell = pairs.ask * groups + pairs.group
-        self._value = facts.value[pairs.fact]
+        self._value = facts.value.take(pairs.fact)
         self._made: dict[str, Array] = {}
 
     def of(self, name: str) -> Array:
@@ -258,7 +258,7 @@ class _Cells:
             case "any":
                 return self.of("count") > 0
             case "any_abnormal":
-                return np.bincount(cell[facts.abnormal[pairs.fact]], minlength=size) > 0
+                return np.bincount(cell.compress(facts.abnormal.take(pairs.fact)), minlength=size) > 0
             case "distinct_episodes":
                 return _distinct(cell, facts.h.episode[facts.seen[pairs.fact]], size)
             case "sum":
