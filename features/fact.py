@@ -55,6 +55,8 @@ _HEAD = struct.Struct("<16sqqdQIIHHBBH")
 _VERSION, _CONCEPT, _NAMED = 56, slice(58, 60), codes.NAME.to_bytes(2, "little")
 NAME_CHUNK = 48
 """Bytes of a source id that one NAME record holds (in place of the id, times, value and episode)."""
+_ONLY = np.where(np.arange(NAME_CHUNK) < np.arange(NAME_CHUNK + 1)[:, None], 255, 0).astype(np.uint8)
+"""Masks that leave so many bytes and clear the rest."""
 NO_STAMP = -(2**62)
 """`stamp_us` of a head whose stamp is the append time of `facts`."""
 PLACE_MAX = 2**32 - 1
@@ -337,7 +339,7 @@ def names_of(
     names = np.zeros(len(which), HEAD)
     names["ordinal"], names["version"], names["place"], names["concept"] = ordinal, size, place[which], codes.NAME
     text = _cut(content, begin, NAME_CHUNK).view(np.uint8).reshape(-1, NAME_CHUNK)
-    names.view(np.uint8).reshape(-1, HEAD_BYTES)[:, :NAME_CHUNK] = text * (np.arange(NAME_CHUNK) < size[:, None])
+    names.view(np.uint8).reshape(-1, HEAD_BYTES)[:, :NAME_CHUNK] = text & _ONLY.take(size, axis=0)
     return which, names
 
 

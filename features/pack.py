@@ -152,16 +152,16 @@ def laid_out(facts: Rows, sources: tuple[fact.Buffer, Int, Int], ticks: Rows, pa
     owner = np.concatenate([facts.owner, ticks.owner])
     by_seq = np.argsort(np.concatenate([facts.seq, ticks.seq]), kind="stable") if len(ticks.owner) else np.arange(n)
     small = owner.astype(np.uint16 if patients < 2**16 else np.int64)  # 16 bits: sorted in one pass
-    order = by_seq[np.argsort(small[by_seq], kind="stable")]
+    order = by_seq.take(np.argsort(small.take(by_seq), kind="stable"))
+    ends = np.cumsum(size.take(order))
     at = np.empty(len(order), np.int64)
-    at[order] = np.cumsum(size[order]) - size[order]
-    records = np.empty(int(size.sum()), fact.HEAD)
+    at[order] = ends - size.take(order)
+    records = np.empty(len(at) + len(names), fact.HEAD)
     whole = records.view(fact.WHOLE)
     whole[at[:n]] = facts.records.view(fact.WHOLE)
     whole[at[n:]] = ticks.records.view(fact.WHOLE)
-    whole[at[fact_of] + 1 + names["ordinal"]] = names.view(fact.WHOLE)
-    records_of = np.bincount(owner, weights=size, minlength=patients).astype(np.int64)
-    return records, np.concatenate([[0], np.cumsum(records_of)])
+    whole[at.take(fact_of) + 1 + names["ordinal"]] = names.view(fact.WHOLE)
+    return records, np.append(0, ends).take(np.append(0, np.cumsum(np.bincount(owner, minlength=patients))))
 
 
 class Packer:

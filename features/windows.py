@@ -221,14 +221,15 @@ class _Pairs:
 
     def where(self, mask: Bool) -> _Pairs:
         keep = np.flatnonzero(mask)
-        return _Pairs(*(column.take(keep) for column in (self.ask, self.age_us, self.group, self.fact)))
+        return _Pairs(self.ask.take(keep), self.age_us.take(keep), self.group.take(keep), self.fact.take(keep))
 
 
 def _aggregate(matrix: Float, facts: _Facts, pairs: _Pairs, groups: int, wanted: tuple[tuple[int, int, Feature], ...]) -> None:
     """Write the wanted aggregates of one window."""
-    cells = _Cells(facts, pairs, groups, len(matrix) * groups)
+    n = len(matrix)
+    cells = _Cells(facts, pairs, n, groups * n)
     for group, column, f in wanted:
-        result = cells.of(f.aggregate)[group::groups]
+        result = cells.of(f.aggregate)[group * n : (group + 1) * n]
         matrix[:, column] = result / f.factor if f.factor != 1.0 and f.aggregate in OF_VALUES else result
 
 
@@ -238,9 +239,9 @@ class _Cells:
     Not a closure that calls itself: that would be a cycle, and keep its arrays until the collector's next round.
     """
 
-    def __init__(self, facts: _Facts, pairs: _Pairs, groups: int, size: int) -> None:
+    def __init__(self, facts: _Facts, pairs: _Pairs, questions: int, size: int) -> None:
         self._facts, self._pairs, self._size = facts, pairs, size
-        self._cell = pairs.ask * groups + pairs.group
+        self._cell = pairs.group * np.int64(questions) + pairs.ask  # a group's cells side by side: a column is one stretch
         self._value = facts.value.take(pairs.fact)
         self._made: dict[str, Array] = {}
 

@@ -90,15 +90,15 @@ MUTANTS = [
     Mutant(
         "S2: a fact is seen one place early",
         "features.windows",
-        "h.place[seen][pick] <= q.place[ask]\n",
-        "h.place[seen][pick] <= q.place[ask] + 1\n",
+        "h.place.take(seen).take(pick) <= q.place.take(ask)\n",
+        "h.place.take(seen).take(pick) <= q.place.take(ask) + 1\n",
         (f"{WINDOWS}::test_s2_what_is_known_at_a_place", KERNEL),
     ),
     Mutant(
         "S4: what was amended still rules at the place of the amendment",
         "features.windows",
-        "q.place[ask] < until[pick]",
-        "q.place[ask] <= until[pick]",
+        "q.place.take(ask) < until.take(pick)",
+        "q.place.take(ask) <= until.take(pick)",
         (f"{WINDOWS}::test_s2_what_is_known_at_a_place", KERNEL),
     ),
     Mutant(
