@@ -117,7 +117,7 @@ class Intake(faust.Service):
 
     # --- partitions come and go ---------------------------------------------------------------------------------------------------
 
-    async def give_up(self, tps: Iterable[TopicPartition]) -> None:
+    async def hand_back(self, tps: Iterable[TopicPartition]) -> None:
         """Revoked: what the agent holds becomes stale; wait for it a little, commit, forget."""
         tps = list(tps)
         for tp in tps:
@@ -303,7 +303,7 @@ class Intake(faust.Service):
         self.log.warning("%s[%d]@%d failed (%d of %d): %s", *batch.tp, batch.start, n, self.settings.attempts_max, type(error).__name__)
         if n >= self.settings.attempts_max and not isinstance(error, Damaged):
             words = f"{batch.tp.topic}[{batch.tp.partition}]@{batch.start}: {type(error).__name__} {n} times in a row"
-            await self.crash(ServiceError(f"{words}; nothing was skipped, the next start goes on there"))
+            await self._give_up(words)
             return
         await asyncio.sleep(min(0.05 * 2**n, 5))
 
@@ -323,9 +323,13 @@ class Intake(faust.Service):
             self.log.warning("%s: idle check failed (%d of %d): %s", self.name, n, most, type(error).__name__)
             if n >= most:
                 words = f"{self.name}: {type(error).__name__} in {n} idle checks in a row"
-                await self.crash(ServiceError(f"{words}; nothing was skipped, the next start goes on there. Next: premonitor doctor"))
+                await self._give_up(words)
         else:
             self.unanswered = 0
+
+    async def _give_up(self, words: str) -> None:
+        """End the worker: a service stayed away."""
+        await self.crash(ServiceError(f"{words}; nothing was skipped, the next start goes on there. Next: premonitor doctor"))
 
     async def _look_for_loss(self) -> None:
         if self.places is None:
@@ -375,7 +379,7 @@ class _Moves(ConsumerRebalanceListener):
         self._intake = intake
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        await self._guard(self._intake.give_up(revoked))
+        await self._guard(self._intake.hand_back(revoked))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._guard(self._intake.take_over(assigned))
