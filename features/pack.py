@@ -153,15 +153,16 @@ def laid_out(facts: Rows, sources: tuple[fact.Buffer, Int, Int], ticks: Rows, pa
     by_seq = np.argsort(np.concatenate([facts.seq, ticks.seq]), kind="stable") if len(ticks.owner) else np.arange(n)
     small = owner.astype(np.uint16 if patients < 2**16 else np.int64)  # 16 bits: sorted in one pass
     order = by_seq.take(np.argsort(small.take(by_seq), kind="stable"))
-    ends = np.cumsum(size.take(order))
+    edges = np.append(0, np.cumsum(size.take(order)))
     at = np.empty(len(order), np.int64)
-    at[order] = ends - size.take(order)
+    at[order] = edges[:-1]
     records = np.empty(len(at) + len(names), fact.HEAD)
     whole = records.view(fact.WHOLE)
     whole[at[:n]] = facts.records.view(fact.WHOLE)
     whole[at[n:]] = ticks.records.view(fact.WHOLE)
     whole[at.take(fact_of) + 1 + names["ordinal"]] = names.view(fact.WHOLE)
-    return records, np.append(0, ends).take(np.append(0, np.cumsum(np.bincount(owner, minlength=patients))))
+    told = np.append(0, np.cumsum(np.bincount(owner, minlength=patients)))  # facts and ticks before each patient
+    return records, edges.take(told)
 
 
 class Packer:

@@ -166,29 +166,27 @@ class Admission:
             if len(told) > len(refused):
                 out.counts[feed, "fact"] += len(told) - len(refused)
         if rows:
-            self._sort(out, np.concatenate(when), np.concatenate(where), rows)
+            out.facts = self._in_order(np.concatenate(when), np.concatenate(where), rows)
         return out
 
-    def _sort(self, out: Admitted, when: Int, where: Int, rows: Sequence[Any]) -> None:
-        """Give each partition its rows in the order of `when`; of equal ones the order is that of the groups.
+    def _in_order(self, when: Int, where: Int, rows: Sequence[Any]) -> dict[int, list[Row]]:
+        """The rows of each partition in the order of `when`; of equal ones the order is that of the groups.
 
         Args:
-            out: Gets them.
             when: Twice the source time of each row and one more for encounters: at one instant they come last (S3). Shape (n,).
             where: Partition of each row, `EVERYWHERE` or `NOWHERE`, shape (n,).
             rows: The rows.
         """
         row = np.arange(len(where))
-        if where.min() < 0:
-            row = np.repeat(row, np.where(where == EVERYWHERE, self._partitions, where != NOWHERE))
-            where = where[row]
+        if (where == EVERYWHERE).any():
+            row = np.repeat(row, np.where(where == EVERYWHERE, self._partitions, 1))
+            when, where = when[row], where[row]
             spread = np.flatnonzero(where == EVERYWHERE)
             where[spread] = np.arange(len(spread)) % self._partitions
-        order = np.lexsort((when[row], where))
-        bounds = np.searchsorted(where[order], np.arange(self._partitions + 1)).tolist()
-        for partition, (begin, end) in enumerate(pairwise(bounds)):
-            if begin < end:
-                out.facts[partition] = [rows[n] for n in row[order[begin:end]].tolist()]
+        order = np.lexsort((when, where))
+        bounds = np.searchsorted(where[order], np.arange(self._partitions + 1)).tolist()  # what is refused stands before the first
+        edges = enumerate(pairwise(bounds))
+        return {partition: [rows[n] for n in row[order[begin:end]].tolist()] for partition, (begin, end) in edges if begin < end}
 
 
 def _letter(feed: str, record: FeedRecord, rejected: Rejected) -> DeadLetter:
