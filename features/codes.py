@@ -15,6 +15,7 @@ from features.errors import InputError, Rejected
 OTHER = 0
 """Concept of a code that is in no code set: kept in the log, read by no feature."""
 VISIT_CONCEPTS = {"ambulatory": 1, "emergency": 2, "inpatient": 3, "observation": 4, "home": 5, "virtual": 6}
+LAST_VISIT = max(VISIT_CONCEPTS.values())
 DEATH = 10
 MERGE, MERGED, CARRIED_TICK, CARRIED_MODEL = 11, 12, 13, 14
 """The redirect to another patient; the end of a merge; a tick and an activation that a merge carries (`features.merge`)."""

@@ -1,6 +1,7 @@
 """The histories of a log, and the index encounters in them: what `features`, `labels`, `train` and `backfill` start from.
 
-A whole bucket is packed at once, to the bytes that `features.pack` makes batch by batch; their twin is tests/oracle/packing.py.
+A whole bucket is laid out at once, as columns: the same heads and names that `features.pack` makes batch by batch as bytes. The twin of
+both is tests/oracle/packing.py.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from features import codes, fact, history
+from features.heads import Heads, is_visit, joined
 from features.history import NEVER, Histories, Int
 from features.log import Bucket, Log
-from features.pack import ALWAYS_US, Packer, Rows, index_times, index_us_of, is_visit, laid_out
+from features.memory import keep_freed
+from features.pack import ALWAYS_US, Packer, by_patient, index_times, index_us_of
 from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
@@ -45,9 +47,10 @@ Item = TypeVar("Item")
 def in_order(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
     """What `work` makes of each item, in their order. `THREADS` work at a time, a little ahead of whoever takes the results: numpy and
     Parquet leave the interpreter to each other."""
+    keep_freed()
     left = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:
-        coming = deque(pool.submit(work, item) for item in islice(left, THREADS + 1))
+        coming = deque(pool.submit(work, item) for item in islice(left, THREADS + 2))
         try:
             while coming:
                 made = coming.popleft().result()
@@ -78,12 +81,15 @@ def each_chunk(
     controls, asked, read = _controls(log), index_times(use_cases), 0
 
     def of_bucket(file: Path) -> list[tuple[int, T]]:
-        everybody, records, start = _packed(log.facts(file), controls, asked)
+        bucket = log.facts(file)
+        heads, owner = _told(bucket, controls, asked)
+        order = by_patient(owner, heads.place, len(bucket.patients))
+        heads, owner = heads.take(order), owner.take(order)
         made = []
-        for begin in range(0, len(everybody), patients_at_once):
-            some = everybody[begin : begin + patients_at_once]
-            edges = start[begin : begin + len(some) + 1]
-            histories = history.fold(records[edges[0] : edges[-1]], np.diff(edges))
+        for begin in range(0, len(bucket.patients), patients_at_once):
+            some = bucket.patients[begin : begin + patients_at_once]
+            part = slice(*np.searchsorted(owner, [begin, begin + len(some)]))
+            histories = history.fold(heads.part(part), owner[part] - begin, len(some), bucket.sources, order[part])
             made.append((len(some), work(Chunk(some, histories, controls.activations))))
         return made
 
@@ -108,7 +114,7 @@ class _Controls:
     seq: Int
     known_us: Int
     """Greatest stamp so far."""
-    ticks: npt.NDArray[np.void]
+    ticks: Heads
     """What the history of a patient gets whom a control wakes."""
     activations: list[dict[str, Any]]
 
@@ -120,35 +126,40 @@ def _controls(log: Log) -> _Controls:
     known_us = np.maximum.accumulate(np.maximum(np.array(stamps, np.int64), ALWAYS_US))
     ticks = fact.heads(values)
     ticks["stamp_us"], ticks["place"], ticks["concept"] = known_us, seq, codes.TICK
-    return _Controls(seq, known_us, ticks, packer.state.activations)
+    return _Controls(seq, known_us, Heads.of(ticks), packer.state.activations)
 
 
-def _packed(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np.void], Int]:
-    """The histories of a bucket, patient by patient: (patients, records, first record of each patient and at last their number)."""
+def _told(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[Heads, Int]:
+    """What the histories of a bucket hold, with the patient of each: its facts in log order, each known when the controls before it were
+    (S3), and behind them the ticks."""
     heads = bucket.heads
-    before = np.searchsorted(controls.seq, bucket.seq)  # controls before each fact
-    stamp = np.where(heads["stamp_us"] == fact.NO_STAMP, 0, heads["stamp_us"])
-    carried = heads["flags"] & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
-    told_us = np.concatenate([[ALWAYS_US], controls.known_us])[before]
-    heads["stamp_us"] = np.where(carried, stamp, np.maximum(stamp, told_us))
-    woken, by = _woken(bucket, controls, np.flatnonzero(is_visit(heads["concept"])), before, asked)
-    ticks = Rows(fact.take(controls.ticks, by), woken, controls.seq[by])
-    content = np.concatenate([bucket.source, np.zeros(fact.NAME_CHUNK, np.uint8)])
-    sources = content, bucket.source_at[:-1], bucket.source_at[1:]
-    return bucket.patients, *laid_out(Rows(heads, bucket.owner, bucket.seq), sources, ticks, len(bucket.patients))
+    stamp = np.where(heads.stamp_us == fact.NO_STAMP, 0, heads.stamp_us)
+    carried = heads.flags & fact.CARRIED > 0  # known at its first patient's time, until the end of the merge
+    first = np.searchsorted(heads.place, controls.seq)  # of the facts behind each control
+    told_us = np.repeat([ALWAYS_US, *controls.known_us], np.diff(first, prepend=0, append=len(stamp)))
+    heads = heads._replace(stamp_us=np.where(carried, stamp, np.maximum(stamp, told_us)))
+    woken, by = _woken(heads, bucket.owner, controls, asked)
+    if not len(by):
+        return heads, bucket.owner
+    return joined([heads, controls.ticks.take(by)]), np.concatenate([bucket.owner, woken])
 
 
-def _woken(bucket: Bucket, controls: _Controls, visits: Int, before: Int, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:
+def _woken(heads: Heads, owner: Int, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[Int, Int]:
     """The ticks of patients whose booked visits become due: (patient, control), each pair once."""
-    told = fact.take(bucket.heads, visits)
+    visits = np.flatnonzero(is_visit(heads.concept))
+    stamp_us = heads.stamp_us.take(visits)
     pairs = []
-    for which, index_us in index_us_of(told, asked):
+    for which, index_us in index_us_of(heads.event_us.take(visits), heads.value.take(visits), asked):
         due_us = index_us - fact.FUTURE_TOLERANCE_US
-        later = np.flatnonzero(due_us > told["stamp_us"][which])
+        later = np.flatnonzero(due_us > stamp_us[which])
         at = visits[which[later]]
-        control = np.maximum(np.searchsorted(controls.known_us, due_us[later]), before[at])
-        pairs.append(bucket.owner[at] * (len(controls.seq) + 1) + control)
-    woken, by = np.divmod(np.unique(np.concatenate([np.zeros(0, np.int64), *pairs])), len(controls.seq) + 1)
+        before = np.searchsorted(controls.seq, heads.place[at])  # a control before the visit was told wakes nobody
+        control = np.maximum(np.searchsorted(controls.known_us, due_us[later]), before)
+        pairs.append(owner[at] * (len(controls.seq) + 1) + control)
+    told = np.concatenate([np.zeros(0, np.int64), *pairs])
+    if not len(told):  # most often: what else follows is imported only now
+        return told, told
+    woken, by = np.divmod(np.unique(told), len(controls.seq) + 1)
     return woken[by < len(controls.seq)], by[by < len(controls.seq)]
 
 

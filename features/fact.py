@@ -288,7 +288,7 @@ def parse(values: Sequence[bytes]) -> Parsed:
         )
     source = begin + _SOURCE
     source_end = source + raw[begin + _SOURCE - 2] + 256 * raw[begin + _SOURCE - 1].astype(np.int64)
-    return Parsed(_cut(content, begin + 1, HEAD_BYTES).view(HEAD), content, source, source_end)
+    return Parsed(cut(content, begin + 1, HEAD_BYTES).view(HEAD), content, source, source_end)
 
 
 def heads(values: Sequence[bytes]) -> npt.NDArray[np.void]:
@@ -301,7 +301,7 @@ def take(records: npt.NDArray[np.void], which: npt.NDArray[np.int64]) -> npt.NDA
     return records.view(WHOLE).take(which).view(HEAD)
 
 
-def _cut(content: Buffer, begin: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.void]:
+def cut(content: Buffer, begin: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.void]:
     """`size` bytes from each of these places on."""
     return np.ndarray((max(len(content) - size + 1, 0),), f"V{size}", content, strides=(1,))[begin]  # overlapping: a view of every place
 
@@ -338,7 +338,7 @@ def names_of(
     size = np.minimum(end[which] - begin, NAME_CHUNK)
     names = np.zeros(len(which), HEAD)
     names["ordinal"], names["version"], names["place"], names["concept"] = ordinal, size, place[which], codes.NAME
-    text = _cut(content, begin, NAME_CHUNK).view(np.uint8).reshape(-1, NAME_CHUNK)
+    text = cut(content, begin, NAME_CHUNK).view(np.uint8).reshape(-1, NAME_CHUNK)
     names.view(np.uint8).reshape(-1, HEAD_BYTES)[:, :NAME_CHUNK] = text & _ONLY.take(size, axis=0)
     return which, names
 

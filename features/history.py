@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from features import codes, fact
 from features.clock import NEVER_US
+from features.heads import Heads, Names, StoredNames
 from features.merge import NEVER as NEVER
 from features.merge import together
 
@@ -24,16 +25,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """Records of many patients, patient by patient, each in log order. Arrays have shape (n,) unless said otherwise.
+    """Facts and ticks of many patients, patient by patient, each in log order. Arrays have shape (n,) unless said otherwise.
 
     `known_us` is known(k): the greatest stamp so far of that patient (S3). A fact rules from its place until `until`; a repeat,
     a conflict and a lower version that came later never rule (`until` = 0). `earlier` is the row that ruled before it, or -1.
     """
 
-    records: npt.NDArray[np.void]
-    """All records as stored, names included, shape (m,)."""
-    row: Int
-    """Row in `records` of each fact or tick."""
+    heads: Heads
+    """As stored: with the place in the log also where a merge gave effect later, and with the flags of the way."""
+    sources: Names
+    at: Int
+    """Where `sources` knows the name of each."""
     seg: Int
     start: Int
     """First row of each patient, shape (patients + 1,)."""
@@ -60,10 +62,6 @@ class Histories:
     duplicates: int
     conflicts: int
 
-    def stored_place(self, row: int) -> int:
-        """Where a row stands in the log, also if a merge gave it effect later."""
-        return int(self.records["place"][self.row[row]])
-
     @property
     def present(self) -> Bool:
         """Rows whose fact is there while it rules: not cancelled, not entered in error, not a tick."""
@@ -75,22 +73,11 @@ class Histories:
 
     def names(self, rows: Int) -> list[str]:
         """The source's identifiers of encounters."""
-        at = self.row[rows] + 1
-        chunk = fact.take(self.records, at)
-        raw, size = chunk.tobytes(), chunk["version"].tolist()
-        if fact.NAME_CHUNK in size:  # a long one continues in the next record
-            return [fact.name_at(self.records, row) for row in at.tolist()]
-        return [raw[64 * n : 64 * n + length].decode() for n, length in enumerate(size)]
+        return self.sources.texts(self.at[rows])
 
-    def names_joined(self, rows: Int) -> tuple[bytes, Int]:
+    def names_joined(self, rows: Int) -> tuple[fact.Buffer, Int]:
         """The same in UTF-8, end to end: (all of them, where each begins and the last ends)."""
-        chunk = fact.take(self.records, self.row[rows] + 1)
-        size = chunk["version"].astype(np.int64)
-        if (size == fact.NAME_CHUNK).any():
-            names = [name.encode() for name in self.names(rows)]
-            return b"".join(names), np.cumsum([0, *map(len, names)])
-        text = chunk.view(np.uint8).reshape(len(chunk), fact.HEAD_BYTES)[:, : fact.NAME_CHUNK]
-        return text[np.arange(fact.NAME_CHUNK) < size[:, None]].tobytes(), np.append(0, np.cumsum(size))
+        return self.sources.joined(self.at[rows])
 
 
 def read(histories: list[bytes]) -> Histories:
@@ -102,43 +89,41 @@ def read(histories: list[bytes]) -> Histories:
         Their records in arrays; an empty history has no rows.
     """
     sizes = np.fromiter((len(h) // fact.HEAD_BYTES for h in histories), np.int64, len(histories))
-    return fold(np.frombuffer(b"".join(histories), fact.HEAD), sizes)
-
-
-def fold(records: npt.NDArray[np.void], sizes: Int) -> Histories:
-    """The same from the records of all patients, one patient after the other, and how many each has."""
+    records = np.frombuffer(b"".join(histories), fact.HEAD)
+    at = np.flatnonzero(records["concept"] != codes.NAME)
     owner = np.repeat(np.arange(len(sizes)), sizes)
-    row = np.flatnonzero(records["concept"] != codes.NAME)
-    seg = owner[row]
-    start = np.searchsorted(seg, np.arange(len(sizes) + 1))
-    facts = fact.take(records, row)
-    place, lead, packets = facts["place"].astype(np.int64), np.arange(len(seg)), list[tuple[int, int, Int]]()
+    return fold(Heads.of(fact.take(records, at)), owner[at], len(sizes), StoredNames(records), at)
+
+
+def fold(heads: Heads, seg: Int, patients: int, sources: Names, at: Int) -> Histories:
+    """The same from heads, patient by patient, each in log order: `seg` numbers the patients, `at` is where `sources` knows each."""
+    place, lead, packets = heads.place.astype(np.int64, copy=False), np.arange(len(seg)), list[tuple[int, int, Int]]()
     undone, gone = np.full(len(seg), -1), np.full(len(seg), NEVER)
-    if facts["merge"].any():
-        told = together(facts, seg, place)
-        facts, seg, row = facts[told.order], seg[told.order], row[told.order]
+    if heads.merge.any():
+        told = together(heads, seg, place)
+        heads, seg, at = heads.take(told.order), seg[told.order], at[told.order]
         place, lead, packets, undone = told.place, told.lead, told.packets, told.undone
         gone = np.where(undone < 0, NEVER, place[undone])
-        start = np.searchsorted(seg, np.arange(len(sizes) + 1))
-    version = facts["version"].astype(np.int64)
-    until, earlier, duplicates, conflicts = _fold(facts, seg, place, version, gone)
+    start = np.searchsorted(seg, np.arange(patients + 1))
+    until, earlier, duplicates, conflicts = _fold(heads, seg, place, gone)
     return Histories(
-        records=records,
-        row=row,
+        heads=heads,
+        sources=sources,
+        at=at,
         seg=seg,
         start=start,
-        event_us=np.ascontiguousarray(facts["event_us"]),
-        known_us=_running_max(np.ascontiguousarray(facts["stamp_us"]), seg, start)[lead],
+        event_us=heads.event_us,
+        known_us=_running_max(heads.stamp_us, seg, start)[lead],
         place=place,
-        ordinal=facts["ordinal"].astype(np.int64),
-        version=version,
-        concept=facts["concept"].astype(np.int64),
-        status=facts["status"].astype(np.int64),
-        flags=(facts["flags"] & fact.MEANING).astype(np.int64),
-        value=np.ascontiguousarray(facts["value"]),
-        id_hi=np.ascontiguousarray(facts["id_hi"]),
-        id_lo=np.ascontiguousarray(facts["id_lo"]),
-        episode=np.ascontiguousarray(facts["episode"]),
+        ordinal=heads.ordinal.astype(np.int64, copy=False),
+        version=heads.version.astype(np.int64, copy=False),
+        concept=heads.concept.astype(np.int64, copy=False),
+        status=heads.status.astype(np.int64, copy=False),
+        flags=(heads.flags & fact.MEANING).astype(np.int64, copy=False),
+        value=heads.value,
+        id_hi=heads.id_hi,
+        id_lo=heads.id_lo,
+        episode=heads.episode,
         until=until,
         earlier=earlier,
         lead=lead,
@@ -166,31 +151,31 @@ def _running_max(stamp_us: Int, seg: Int, start: Int) -> Int:
     return stamp_us
 
 
-def _fold(facts: npt.NDArray[np.void], seg: Int, place: Int, version: Int, gone: Int) -> tuple[Int, Int, int, int]:
+def _fold(heads: Heads, seg: Int, place: Int, gone: Int) -> tuple[Int, Int, int, int]:
     """Which records rule, and until when (S4): (until, earlier, duplicates, conflicts). `gone`: place at which a merge was undone."""
     until = gone.copy()
-    earlier = np.full(len(facts), -1, np.int64)
-    until[facts["concept"] >= codes.CONTROL_FLOOR] = 0
-    low = np.sort(np.ascontiguousarray(facts["id_lo"]))
+    earlier = np.full(len(seg), -1, np.int64)
+    until[heads.concept >= codes.CONTROL_FLOOR] = 0
+    low = np.sort(heads.id_lo)
     if not (low[1:] == low[:-1]).any():  # most often every id was told once
         return until, earlier, 0, 0
-    by_id = np.argsort(facts["id_lo"], kind="stable")
-    low = facts["id_lo"][by_id]
+    by_id, version = np.argsort(heads.id_lo, kind="stable"), heads.version
+    low = heads.id_lo[by_id]
     again = low[1:] == low[:-1]
     several = np.zeros(len(low), bool)
     several[1:] |= again
     several[:-1] |= again
-    several &= facts["concept"][by_id] < codes.CONTROL_FLOOR
+    several &= heads.concept[by_id] < codes.CONTROL_FLOOR
     duplicates = conflicts = 0
     ruling: dict[tuple[int, int, int], int] = {}
     told: dict[tuple[int, int, int, int], int] = {}
     for i in np.sort(by_id[several]).tolist():  # in log order; only ids that were told more than once
-        identity = (int(seg[i]), int(facts["id_hi"][i]), int(facts["id_lo"][i]))
+        identity = (int(seg[i]), int(heads.id_hi[i]), int(heads.id_lo[i]))
         first = told.setdefault((*identity, int(version[i])), i)
         if gone[first] <= place[i]:  # an undone merge had told it: as if never told
             told[*identity, int(version[i])] = first = i
         if first != i:
-            same = fact.content(facts[first].tobytes()) == fact.content(facts[i].tobytes())
+            same = fact.content(heads.head(first)) == fact.content(heads.head(i))
             duplicates, conflicts = duplicates + same, conflicts + (not same)
             until[i] = 0
             continue

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from features import codes, fact
 from features.errors import InputError
+from features.heads import Heads, Texts
 from features.progress import Progress, unheard
 
 FORMAT = 1
@@ -245,12 +246,10 @@ class Bucket:
     """Sorted."""
     owner: npt.NDArray[np.int64]
     """Number of each fact's patient in `patients`."""
-    seq: npt.NDArray[np.int64]
-    heads: npt.NDArray[np.void]
-    source: npt.NDArray[np.uint8]
-    """The source ids as UTF-8, one after the other."""
-    source_at: npt.NDArray[np.int64]
-    """Where each begins in `source`, and at last the end, shape (n + 1,)."""
+    heads: Heads
+    """Their places are those in the whole log."""
+    sources: Texts
+    """Their source ids."""
 
 
 class Log:
@@ -292,7 +291,7 @@ class Log:
     def bucket(self, file: Path) -> tuple[pa.Table, npt.NDArray[np.void]]:
         """A bucket's table in log order, and its heads with places (= seq) filled in."""
         table = pq.ParquetFile(file).read().combine_chunks()
-        return table, _heads(table)
+        return table, _heads(table).records()
 
     def facts(self, file: Path) -> Bucket:
         """A bucket as far as histories need it.
@@ -310,10 +309,10 @@ class Log:
         by_name = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
         number = np.empty(len(names), np.int64)
         number[by_name] = np.arange(len(names))
-        source = table["source_id"].cast(pa.large_binary()).combine_chunks()
-        edges = np.frombuffer(source.buffers()[1], np.int64)[source.offset : source.offset + len(seq) + 1]
-        content = np.frombuffer(source.buffers()[2] or b"", np.uint8)
-        return Bucket([names[n] for n in by_name.tolist()], number[_numbers(encoded.indices, np.int32)], seq, _heads(table), content, edges)
+        patients, owner = [names[n] for n in by_name.tolist()], number[_numbers(encoded.indices, np.int32)]
+        _, edges, content = table["source_id"].combine_chunks().buffers()
+        sources = Texts(np.frombuffer(content or b"", np.uint8), np.frombuffer(edges, np.int32)[: len(seq) + 1])
+        return Bucket(patients, owner, _heads(table), sources)
 
     def records(self, since: int = 0) -> Iterator[Record]:
         """Everything from `seq` = `since` on in log order, in pieces: memory does not grow with the log."""
@@ -332,7 +331,7 @@ class Log:
             if batch.column("seq")[-1].as_py() < since:
                 continue
             table = pa.Table.from_batches([batch])
-            heads = _heads(table)
+            heads = _heads(table).records()
             heads["place"] = 0
             columns = [table["told_value" if n == "value" else n].to_pylist() for n in _TOLD_FIELDS]
             sources, patients, seqs = (table[n].to_pylist() for n in ("source_id", "patient_id", "seq"))
@@ -341,15 +340,12 @@ class Log:
                 yield Record(seqs[i], patients[i], int(heads["stamp_us"][i]), value)
 
 
-def _heads(table: pa.Table) -> npt.NDArray[np.void]:
-    heads = np.zeros(table.num_rows, fact.HEAD)
+def _heads(table: pa.Table) -> Heads:
     identity = table["id"].combine_chunks()
     begin = 2 * identity.offset
-    heads["id_hi"], heads["id_lo"] = np.frombuffer(identity.buffers()[1], "<u8")[begin : begin + 2 * len(heads)].reshape(-1, 2).T
-    for name in _HEAD_FIELDS:
-        heads[name] = _numbers(table[_TIMES.get(name, name)], fact.HEAD[name])
-    heads["place"] = _numbers(table["seq"], np.int64)
-    return heads
+    high, low = np.frombuffer(identity.buffers()[1], "<u8")[begin : begin + 2 * table.num_rows].reshape(-1, 2).T.copy()
+    fields = {name: _numbers(table[_TIMES.get(name, name)], fact.HEAD[name]) for name in _HEAD_FIELDS}
+    return Heads(id_hi=high, id_lo=low, place=_numbers(table["seq"], np.int64), **fields)
 
 
 def _numbers(column: Any, kind: Any) -> npt.NDArray[Any]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from features import codes, fact
 from features.clock import TIME_MIN_US
 from features.fact import CARRIED, SETTLED
+from features.heads import Heads, is_named
 
 Int = npt.NDArray[np.int64]
 NEVER = 2**40
@@ -95,20 +96,20 @@ class Together:
     """Row that undid the merge which brought a row, or -1."""
 
 
-def together(facts: npt.NDArray[np.void], seg: Int, place: Int) -> Together:
+def together(heads: Heads, seg: Int, place: Int) -> Together:
     """Bring what merges carry to the place of its end, and leave out what has no end yet."""
-    merge, ends = facts["merge"].astype(np.int64), facts["concept"] == codes.MERGED
+    merge, ends = heads.merge.astype(np.int64), heads.concept == codes.MERGED
     end_of: dict[tuple[int, int], int] = {}
     undone = np.full(len(seg), -1)
     for i in np.flatnonzero(ends & (merge > 0)).tolist():
         brought = (seg == seg[i]) & (merge == merge[i])
-        if facts["status"][i] < fact.GONE:
+        if heads.status[i] < fact.GONE:
             end_of.setdefault((int(seg[i]), int(merge[i])), i)
         elif not (undone[brought] >= 0).any():
             undone[brought & ~ends] = i
     effect, lead = place.copy(), np.arange(len(seg))
     kept = np.ones(len(seg), bool)
-    for i in np.flatnonzero((facts["flags"] & CARRIED > 0) & ~ends).tolist():
+    for i in np.flatnonzero((heads.flags & CARRIED > 0) & ~ends).tolist():
         end = end_of.get((int(seg[i]), int(merge[i])))
         if end is None:
             kept[i] = False
@@ -125,22 +126,20 @@ def together(facts: npt.NDArray[np.void], seg: Int, place: Int) -> Together:
     return Together(order, effect[order], new[lead[order]], packets, new[undone[order]])
 
 
-def first_history(records: npt.NDArray[np.void], rows: Iterable[int]) -> bytes:
+def first_history(h: Any, rows: Iterable[int]) -> bytes:
     """The history of the first patient, as carried: its heads with their names, ticks as ticks again.
 
     Args:
-        records: All records as stored.
-        rows: Rows in `records` of what was carried, in order.
+        h: Folded histories (`features.history.Histories`).
+        rows: What was carried, in order.
     """
     parts = []
     for row in rows:
-        head = records[row].tobytes()
+        head: bytes = h.heads.head(row)
         concept = _TICK if head[_CONCEPT] == _CARRIED_TICK else head[_CONCEPT]
         parts.append(head[:58] + concept + head[60:_FLAGS] + bytes((head[_FLAGS] & ~CARRIED,)) + bytes(2))
-        row += 1
-        while row < len(records) and records["concept"][row] == codes.NAME:
-            parts.append(records[row].tobytes())
-            row += 1
+        if is_named(h.concept[row]):
+            parts.append(fact.name_records(_name(h, row), place=int(h.heads.place[row])))
     return b"".join(parts)
 
 
@@ -182,23 +181,23 @@ def sendings(
     h: Any, seg: int, move: Move, activations: Sequence[dict[str, Any]], patient: str, *, since: int, until: int
 ) -> Iterator[bytes]:
     """What the facts of a merged patient at places `[since, until)` send on to the other one, as values of `facts`, in order."""
-    redirect = _head(h, move.row)
+    redirect = h.heads.head(move.row)
     merge = number(redirect[:16])
     begin, end = int(h.start[seg]), int(h.start[seg + 1])
     for row in range(begin, end):
         place = int(h.place[row])
-        if not since <= place < until or not move.place <= place <= move.until or _head(h, row)[_FLAGS] & SETTLED:
+        if not since <= place < until or not move.place <= place <= move.until or h.heads.flags[row] & SETTLED:
             continue
         if row == move.row:
             yield from _packet(h, range(begin, row), redirect, merge, activations)
             yield end_record(redirect, patient)
         elif row == move.undone:
-            yield end_record(_head(h, row), patient)
+            yield end_record(h.heads.head(row), patient)
         elif h.until[row] > 0 and h.concept[row] == codes.MERGED:  # somebody else's facts have come: they go on as they came
             for carried in (*np.flatnonzero((h.lead == row) & (np.arange(len(h.seg)) != row)).tolist(), row):
-                yield carried_value(_again(_head(h, carried)), _name(h, carried))
+                yield carried_value(_again(h.heads.head(carried)), _name(h, carried))
         elif h.until[row] > 0 and h.concept[row] < codes.CONTROL_FLOOR and h.concept[row] != codes.MERGE and h.lead[row] == row:
-            yield carried_value(sent_on(_head(h, row), merge=merge, packed=False), _name(h, row))
+            yield carried_value(sent_on(h.heads.head(row), merge=merge, packed=False), _name(h, row))
 
 
 def _packet(h: Any, rows: range, redirect: bytes, merge: int, activations: Sequence[dict[str, Any]]) -> Iterator[bytes]:
@@ -208,14 +207,9 @@ def _packet(h: Any, rows: range, redirect: bytes, merge: int, activations: Seque
             yield model_marker(waiting.pop(0), redirect, merge)
         if h.concept[row] in (codes.MERGED, codes.MERGE, codes.CARRIED_MODEL):
             continue  # an earlier merge: its facts count as this patient's own from here on
-        yield carried_value(sent_on(_head(h, row), merge=merge, packed=True), _name(h, row))
+        yield carried_value(sent_on(h.heads.head(row), merge=merge, packed=True), _name(h, row))
     for activation in waiting:
         yield model_marker(activation, redirect, merge)
-
-
-def _head(h: Any, row: int) -> bytes:
-    head: bytes = h.records[h.row[row]].tobytes()
-    return head
 
 
 def _again(head: bytes) -> bytes:
@@ -223,9 +217,7 @@ def _again(head: bytes) -> bytes:
 
 
 def _name(h: Any, row: int) -> bytes:
-    at = int(h.row[row]) + 1
-    named = at < len(h.records) and h.records["concept"][at] == codes.NAME
-    return str(fact.name_at(h.records, at)).encode() if named else b""
+    return str(h.name(row)).encode() if is_named(h.concept[row]) else b""
 
 
 def is_redirect(value: bytes) -> bool:

@@ -21,12 +21,12 @@ import numpy.typing as npt
 from features import codes, fact
 from features.clock import NEVER_US
 from features.errors import InputError
+from features.heads import is_named
 from features.usecase import UseCase
 
 Int = npt.NDArray[np.int64]
 _Event = tuple[int, int, bytes | int]
 """(row, time, patient who waits for it or place of a control)"""
-LAST_VISIT = max(codes.VISIT_CONCEPTS.values())
 _PLAIN, _LOOK, _VISIT, _MERGE, _CONTROL = range(5)
 """What a concept means here: a plain fact; one that asks for a look at the history whatever its time; and three that say more."""
 ALWAYS_US = -NEVER_US
@@ -118,7 +118,7 @@ class Bookings:
 
 
 class Rows(NamedTuple):
-    """Records of many patients in log order. Shapes (n,)."""
+    """Heads of many patients in log order. Shapes (n,)."""
 
     records: npt.NDArray[np.void]
     owner: Int
@@ -127,9 +127,11 @@ class Rows(NamedTuple):
     """Place in the log, or anything that grows like it."""
 
 
-def is_visit(concept: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which concepts are those of encounters."""
-    return (concept > 0) & (concept <= LAST_VISIT)
+def by_patient(owner: Int, seq: Int, patients: int) -> Int:
+    """The order of records by (owner, seq); of equal ones the first stays first."""
+    by_seq = np.arange(len(seq)) if (seq[1:] >= seq[:-1]).all() else np.argsort(seq, kind="stable")
+    small = owner.astype(np.uint16 if patients < 2**16 else np.int64)  # 16 bits: sorted in one pass
+    return by_seq.take(np.argsort(small.take(by_seq), kind="stable"))
 
 
 def laid_out(facts: Rows, sources: tuple[fact.Buffer, Int, Int], ticks: Rows, patients: int) -> tuple[npt.NDArray[np.void], Int]:
@@ -142,17 +144,14 @@ def laid_out(facts: Rows, sources: tuple[fact.Buffer, Int, Int], ticks: Rows, pa
         ticks: What is told besides.
         patients: How many there are.
     """
-    concept, (content, begin, end) = facts.records["concept"], sources
-    of_merge = (concept >= codes.MERGE) & (concept <= codes.CARRIED_MODEL) & (concept != codes.CARRIED_TICK)
-    named = np.flatnonzero(is_visit(concept) | of_merge)
+    content, begin, end = sources
+    named = np.flatnonzero(is_named(facts.records["concept"]))
     which, names = fact.names_of(content, begin[named], end[named], facts.records["place"][named])
     fact_of = named[which]
     n = len(facts.owner)
     size = np.concatenate([1 + np.bincount(fact_of, minlength=n), np.ones(len(ticks.owner), np.int64)])
     owner = np.concatenate([facts.owner, ticks.owner])
-    by_seq = np.argsort(np.concatenate([facts.seq, ticks.seq]), kind="stable") if len(ticks.owner) else np.arange(n)
-    small = owner.astype(np.uint16 if patients < 2**16 else np.int64)  # 16 bits: sorted in one pass
-    order = by_seq.take(np.argsort(small.take(by_seq), kind="stable"))
+    order = by_patient(owner, np.concatenate([facts.seq, ticks.seq]), patients)
     edges = np.append(0, np.cumsum(size.take(order)))
     at = np.empty(len(order), np.int64)
     at[order] = edges[:-1]
@@ -182,7 +181,7 @@ class Packer:
         self._kind = np.zeros(2**16, np.uint8)
         """Concept → what it means here."""
         self._kind[[codes.DEATH, *(c for u in use_cases for c in u.outcome_concepts)]] = _LOOK
-        self._kind[1 : LAST_VISIT + 1] = _VISIT
+        self._kind[1 : codes.LAST_VISIT + 1] = _VISIT
         self._kind[codes.MERGE : codes.CARRIED_MODEL + 1] = _MERGE
         self._kind[codes.CONTROL_FLOOR :] = _CONTROL
 
@@ -218,7 +217,8 @@ class Packer:
         if len(self._waiting):
             plain &= ~np.fromiter(map(self._waiting.__contains__, number), bool, len(number))[owner]
         visits = np.flatnonzero(kind == _VISIT)
-        asked = [(visits[which], index_us) for which, index_us in index_us_of(fact.take(facts.records, visits), self._offsets)]
+        event_us, length = (facts.records[name][visits] for name in ("event_us", "value"))
+        asked = [(visits[which], index_us) for which, index_us in index_us_of(event_us, length, self._offsets)]
         controls = zip(control.tolist(), heads["stamp_us"][control].tolist(), places[control].tolist(), strict=True)
         ticks = self._serve(out, [*_ahead(facts, asked, keys), *controls], heads, values, number)
         newest_us, oldest_us = np.full(len(number), ALWAYS_US), np.full(len(number), NEVER_US)
@@ -287,13 +287,12 @@ def _ahead(facts: Rows, asked: Iterable[tuple[Int, Int]], keys: Sequence[bytes |
             yield j, us, keys[j] or b""
 
 
-def index_us_of(visits: npt.NDArray[np.void], asked: Iterable[tuple[str, int]]) -> Iterator[tuple[Int, Int]]:
+def index_us_of(event_us: Int, length: npt.NDArray[np.float64], asked: Iterable[tuple[str, int]]) -> Iterator[tuple[Int, Int]]:
     """The index times of visits, for each of `index_times`: (numbers of the visits that have one, index time of each). A visit that has
-    not ended has none at its end."""
-    event_us, length = visits["event_us"], visits["value"]
+    not ended, of length NaN, has none at its end."""
     for at, offset_us in asked:
         if at == "end":
             ended = np.flatnonzero(~np.isnan(length))
             yield ended, event_us[ended] + offset_us + length[ended].astype(np.int64)
         else:
-            yield np.arange(len(visits)), event_us + offset_us
+            yield np.arange(len(event_us)), event_us + offset_us

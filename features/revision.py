@@ -165,7 +165,7 @@ _NO_PRIORS = _Priors(_NOBODY, _NOBODY, Answers(*([_NOBODY] * 8), np.zeros((0, 0)
 
 def _priors(h: Histories, use_case: UseCase, stints: _Stints, due: Int) -> _Priors:
     """What the packets say of their encounters; makes `due` the end of the merge, unless the patient had the encounter before."""
-    firsts = history.read([first_history(h.records, h.row[rows].tolist()) for *_, rows in h.packets])
+    firsts = history.read([first_history(h, rows.tolist()) for *_, rows in h.packets])
     everything = np.full(len(h.packets), history.NEVER)
     found = answers(firsts, use_case, since=np.zeros_like(everything), until=everything)
     last: dict[tuple[int, int, int], int] = {}

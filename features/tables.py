@@ -14,6 +14,8 @@ from features.catalog import COUNTS
 from features.clock import NEVER_US
 from features.cohort import Chunk, each_chunk, index_answers
 from features.errors import InputError
+from features.fact import Buffer
+from features.heads import Texts
 from features.history import Histories
 from features.log import Log
 from features.outcome import STATUS_NAMES, labels
@@ -133,20 +135,14 @@ def _column(content: Any, kind: pa.DataType, missing: Any = None) -> pa.Array:
     return pa.Array.from_buffers(kind, len(content), [known, pa.py_buffer(np.ascontiguousarray(content))])
 
 
-def _texts(texts: list[str]) -> pa.Array:
-    """A column from texts, likewise."""
-    raw = [text.encode() for text in texts]
-    return _joined(b"".join(raw), np.cumsum([0, *map(len, raw)]))
-
-
-def _joined(text: bytes, edges: Any) -> pa.Array:
-    """A column from texts that stand end to end."""
+def _joined(text: Buffer, edges: Any) -> pa.Array:
+    """A column from texts that stand end to end, likewise."""
     return pa.StringArray.from_buffers(len(edges) - 1, pa.py_buffer(edges.astype(np.int32)), pa.py_buffer(text))
 
 
 def _keys(patients: list[str], h: Histories, found: Answers) -> dict[str, Any]:
     return {
-        "patient_id": _texts(patients).take(_column(found.seg, pa.int64())),
+        "patient_id": _joined(*Texts.of(patients).joined(found.seg)),
         "encounter_id": _joined(*h.names_joined(found.encounter)),
         "index_time": _column(found.index_us, TIME),
     }

@@ -122,10 +122,7 @@ def rows(histories: Histories, questions: Questions, plan: Plan) -> Float:
     Returns:
         float64, shape (n, p). Counts and any_* are 0.0 and the rest NaN where the window is empty.
     """
-    matrix = np.zeros((len(plan.features), len(questions.seg))).T  # it is filled, and mostly used, column by column
-    for column, f in enumerate(plan.features):
-        if f.aggregate not in COUNTS:
-            matrix[:, column] = np.nan
+    matrix = np.empty((len(plan.features), len(questions.seg))).T  # it is filled, and mostly used, column by column
     if not len(matrix):
         return matrix
     seen = np.flatnonzero(histories.present & plan.reads[histories.concept])
@@ -135,6 +132,8 @@ def rows(histories: Histories, questions: Questions, plan: Plan) -> Float:
         mine = seen if len(plan.passes) == 1 else seen[part.reads[histories.concept[seen]]]
         if len(mine):
             _fill(matrix, histories, questions, mine, part, plan)
+        else:
+            _fill_empty(matrix, part)
     return matrix
 
 
@@ -143,11 +142,12 @@ def _in_order(h: Histories, index: Int) -> Int:
     seg, time = h.seg[index], h.event_us[index]
     first, span = int(time.min()) if len(time) else 0, int(np.ptp(time)) + 1 if len(time) else 1
     if len(seg) and (int(seg[-1]) + 1) * span < 2**62:  # one number a fact: a quarter of the time of two keys
-        order = np.argsort(seg * span + (time - first), kind="stable")
-    else:
-        order = np.lexsort((time, seg))
-    tied = (time[order][1:] == time[order][:-1]) & (seg[order][1:] == seg[order][:-1])
-    return np.lexsort((h.id_lo[index], h.id_hi[index], h.ordinal[index], time, seg)) if tied.any() else order
+        key = seg * span + (time - first)
+        order = np.argsort(key, kind="stable")
+        key = key.take(order)
+        if not (key[1:] == key[:-1]).any():  # most often nothing is left to decide
+            return order
+    return np.lexsort((h.id_lo[index], h.id_hi[index], h.ordinal[index], time, seg))
 
 
 def _edges(seg: Int, time: Int, asked_seg: Int, *asked: Int) -> list[Int]:
@@ -161,6 +161,14 @@ def _edges(seg: Int, time: Int, asked_seg: Int, *asked: Int) -> list[Int]:
         return [np.searchsorted(key, asked_seg * span + np.searchsorted(distinct, t)) for t in asked]
     key = seg * span + (time - first)
     return [np.searchsorted(key, asked_seg * span + (np.clip(t, first, last + 1) - first)) for t in asked]
+
+
+def _fill_empty(matrix: Float, part: _Pass) -> None:
+    """Write the columns of a pass that sees nothing."""
+    for layer in part.layers:
+        for _, wanted in layer.wanted:
+            for _, column, f in wanted:
+                matrix[:, column] = 0.0 if f.aggregate in COUNTS else np.nan
 
 
 def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, plan: Plan) -> None:

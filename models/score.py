@@ -283,7 +283,7 @@ def _active_where(h: Histories, found: Answers, activations: Sequence[Activation
         markers = [row for row in rows.tolist() if h.concept[row] == codes.CARRIED_MODEL]
         mine = found.packet == packet
         if markers:
-            there.append([{**msgspec.json.decode(h.name(row)), "place": int(h.stored_place(row))} for row in markers])
+            there.append([{**msgspec.json.decode(h.name(row)), "place": int(h.heads.place[row])} for row in markers])
             where[mine] = len(there) - 1
         else:  # carried in a log from history: what was active when they came
             due_place[mine] = h.place[end]

@@ -35,9 +35,9 @@ def source(log: Log, *, events_max: int = EVENTS_MAX) -> tuple[Source, str]:
     stamps, seqs = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for file in log.bucket_files():
         bucket = log.facts(file)
-        own = bucket.heads["merge"] == 0  # what a merge carried is told where it came from, and goes over again by itself
-        stamps.append(bucket.heads["stamp_us"][own])
-        seqs.append(bucket.seq[own])
+        own = bucket.heads.merge == 0  # what a merge carried is told where it came from, and goes over again by itself
+        stamps.append(bucket.heads.stamp_us[own])
+        seqs.append(bucket.heads.place[own])
     stamp, seq = np.concatenate(stamps), np.concatenate(seqs)
     if not len(stamp):
         raise InputError(f"{log.path} holds no events: there is nothing to play. What an import rejected, and why: {log.path}/log.json")

@@ -128,8 +128,8 @@ MUTANTS = [
     Mutant(
         "S3: known time is at least the event time",
         "features.history",
-        'known_us=_running_max(np.ascontiguousarray(facts["stamp_us"]), seg, start)',
-        'known_us=_running_max(np.maximum(facts["stamp_us"], facts["event_us"]), seg, start)',
+        "known_us=_running_max(heads.stamp_us, seg, start)",
+        "known_us=_running_max(np.maximum(heads.stamp_us, heads.event_us), seg, start)",
         (f"{HISTORY}::test_s3_known_time_is_not_clamped_to_event_time", f"{HISTORY}::test_s3_known_time_is_the_greatest_stamp_so_far"),
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""A bucket that is packed at once has the bytes of one that is packed record by record; its rows are those of revision 0."""
+"""A bucket that is laid out at once tells what one tells that is packed record by record; its rows are those of revision 0."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from features import codes, cohort, fact, history, tables
 from features.clock import DAY_US, HOUR_US, MINUTE_US
 from features.errors import InputError
+from features.heads import Heads, Int, Names, is_named
 from features.log import Log, LogWriter
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
@@ -71,14 +71,19 @@ def records(draw: st.DrawFn) -> list[tuple[str | None, bytes]]:
     return told
 
 
-def _apart(records: Any, sizes: Any) -> list[bytes]:
-    return [part.tobytes() for part in np.split(records, np.cumsum(sizes)[:-1])]
+def _as_bytes(heads: Heads, seg: Int, patients: int, sources: Names, at: Int) -> list[bytes]:
+    stored = [b""] * patients
+    for row, who in enumerate(seg.tolist()):
+        (name,) = sources.texts(at[row : row + 1]) if is_named(heads.concept[row]) else [None]
+        names = b"" if name is None else fact.name_records(name.encode(), place=int(heads.place[row]))
+        stored[who] += heads.head(row) + names
+    return stored
 
 
 def assert_same(log: Log, asked: list[UseCase], monkeypatch: pytest.MonkeyPatch) -> int:
     """Both ways give the same patients in the same order with the same bytes; returns how many."""
     with monkeypatch.context() as patch:
-        patch.setattr(history, "fold", _apart)  # what is drawn here need not be a possible history
+        patch.setattr(history, "fold", _as_bytes)  # what is drawn here need not be a possible history
         chunks = list(cohort.chunks(log, asked, patients_at_once=2))
     assert all(len(chunk.patients) <= 2 for chunk in chunks)
     found = [pair for chunk in chunks for pair in zip(chunk.patients, chunk.histories, strict=True)]

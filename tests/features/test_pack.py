@@ -267,7 +267,7 @@ def test_a_history_is_the_log_of_its_patient(log: list[Entry], use_cases: list[U
                 assert h.name(row).encode() == fact.source_id(entry.value)
         assert (np.diff(h.place) > 0).all()
         control_us = [int(fact.heads([e.value])["stamp_us"][0]) for e in log if e.key is None]
-        assert h.known_us[-1] >= max((int(r) for r in np.frombuffer(stored, fact.HEAD)["stamp_us"][h.row]), default=0)
+        assert h.known_us[-1] >= max((int(r) for r in np.frombuffer(stored, fact.HEAD)["stamp_us"][h.at]), default=0)
         assert all(h.known_us[r] >= us for r in rows[-1:] for us in control_us[: sum(e.key is None and e.place < h.place[r] for e in log)])
 
 
