@@ -96,6 +96,10 @@ class Texts:
     Args:
         content: They in UTF-8, shape (bytes,).
         edges: Where each begins and the last ends, shape (n + 1,).
+
+    Example:
+        >>> Texts.of(["one", "", "three"]).texts(np.array([2, 0]))
+        ['three', 'one']
     """
 
     def __init__(self, content: npt.NDArray[np.uint8], edges: Numbers) -> None:
