@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from features import codes, fact, history
-from features.heads import Heads, is_visit, joined
+from features.heads import Heads, Names, is_visit, joined
 from features.history import NEVER, Histories, Int
 from features.log import Bucket, Log
 from features.memory import keep_freed
@@ -81,15 +81,12 @@ def each_chunk(
     controls, asked, read = _controls(log), index_times(use_cases), 0
 
     def of_bucket(file: Path) -> list[tuple[int, T]]:
-        bucket = log.facts(file)
-        heads, owner = _told(bucket, controls, asked)
-        order = by_patient(owner, heads.place, len(bucket.patients))
-        heads, owner = heads.take(order), owner.take(order)
+        everybody, heads, owner, sources, at = _laid_out(log.facts(file), controls, asked)
         made = []
-        for begin in range(0, len(bucket.patients), patients_at_once):
-            some = bucket.patients[begin : begin + patients_at_once]
+        for begin in range(0, len(everybody), patients_at_once):
+            some = everybody[begin : begin + patients_at_once]
             part = slice(*np.searchsorted(owner, [begin, begin + len(some)]))
-            histories = history.fold(heads.part(part), owner[part] - begin, len(some), bucket.sources, order[part])
+            histories = history.fold(heads.part(part), owner[part] - begin, len(some), sources, at[part])
             made.append((len(some), work(Chunk(some, histories, controls.activations))))
         return made
 
@@ -127,6 +124,13 @@ def _controls(log: Log) -> _Controls:
     ticks = fact.heads(values)
     ticks["stamp_us"], ticks["place"], ticks["concept"] = known_us, seq, codes.TICK
     return _Controls(seq, known_us, Heads.of(ticks), packer.state.activations)
+
+
+def _laid_out(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[list[str], Heads, Int, Names, Int]:
+    """The histories of a bucket, patient by patient: (patients, heads, patient of each, their names, where these know each)."""
+    heads, owner = _told(bucket, controls, asked)
+    order = by_patient(owner, heads.place, len(bucket.patients))
+    return bucket.patients, heads.take(order), owner.take(order), bucket.sources, order
 
 
 def _told(bucket: Bucket, controls: _Controls, asked: Sequence[tuple[str, int]]) -> tuple[Heads, Int]:

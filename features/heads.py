@@ -110,8 +110,10 @@ class Texts:
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
         """They, put end to end."""
-        raw = [text.encode() for text in texts]
-        return cls(np.frombuffer(b"".join(raw), np.uint8), np.cumsum([0, *map(len, raw)]))
+        content, sizes = "".join(texts).encode(), list(map(len, texts))
+        if sum(sizes) < len(content):  # some letters are more than a byte
+            sizes = [len(text.encode()) for text in texts]
+        return cls(np.frombuffer(content, np.uint8), np.cumsum([0, *sizes]))
 
     def texts(self, at: Int) -> list[str]:
         """As `Names`."""

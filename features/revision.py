@@ -121,7 +121,7 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int, first_on
     _judge(use_case, found[:, columns:], scored, status, reason)
     matrix[status != SCORED] = 0.0
     same = _as_before(group, status, reason, index_us, matrix)
-    first = np.searchsorted(group, group)
+    first = _first_of(group)
     base = _continue(prior, group, same, status, reason, index_us, matrix) if len(prior.group) else np.zeros(len(group), np.int64)
     counted = np.cumsum(~same)
     revision = counted - counted[first] + base[first]
@@ -136,6 +136,12 @@ def answers(h: Histories, use_case: UseCase, *, since: Int, until: Int, first_on
         index_us[issued], kept, due_known_us[of], packet[of], due_place[of], np.ones(len(of), bool),
     )  # fmt: skip
     return _with_brought(h, made, prior, since, until) if len(prior.group) else made
+
+
+def _first_of(group: Int) -> Int:
+    """The first entry of the same group, of groups that stand together."""
+    begins = np.flatnonzero(np.diff(group, prepend=-1))
+    return np.repeat(begins, np.diff(begins, append=len(group)))
 
 
 def _as_before(group: Int, status: Int, reason: Int, index_us: Int, matrix: npt.NDArray[np.float64]) -> Bool:
@@ -220,15 +226,16 @@ def _continue(prior: _Priors, group: Int, same: Bool, status: Int, reason: Int, 
 def _stints(h: Histories, use_case: UseCase) -> _Stints:
     """All versions of all encounters that were ever an index, while they ruled."""
     ruled = h.until > 0
-    concerned = use_case.index_table[h.concept] & ruled
-    root = np.arange(len(h.seg))
+    row = first = np.flatnonzero(use_case.index_table[h.concept] & ruled)
     amended = np.flatnonzero((h.earlier >= 0) & ruled)
-    for i in amended.tolist():  # in log order, so the root of the earlier version is known
-        root[i] = root[h.earlier[i]]
-    of_interest = np.zeros(len(root), bool)
-    of_interest[root[concerned]] = True
-    row = np.flatnonzero(of_interest[root] & ruled)
-    first = root[row]
+    if len(amended):
+        root = np.arange(len(h.seg))
+        for i in amended.tolist():  # in log order, so the root of the earlier version is known
+            root[i] = root[h.earlier[i]]
+        of_interest = np.zeros(len(root), bool)
+        of_interest[root[row]] = True
+        row = np.flatnonzero(of_interest[root] & ruled)
+        first = root[row]
     brought = np.flatnonzero((h.undone[row] >= 0) & (h.until[row] == h.place[h.undone[row]])) if h.packets else row[:0]
     if len(brought):  # an undone merge is a version of what it brought: from there on it was never here
         row, first = np.concatenate([row, h.undone[row[brought]]]), np.concatenate([first, first[brought]])
@@ -275,7 +282,7 @@ def _asked(
     d = np.where(happened, due, 0)
     seg = h.seg[d]
     latest_us = due_known_us + use_case.revise_for_us
-    part = np.searchsorted(order, seg * _PLACES + since[seg])  # first row of interest of its patient
+    part = np.searchsorted(order, np.arange(len(since)) * _PLACES + since).take(seg)  # first row of interest of its patient
     ahead = part < h.start[seg + 1]
     open_ = happened & ahead & (h.place[d] < until[seg]) & (h.known_us[d] <= latest_us)
     open_ &= (h.place[d] >= since[seg]) | (h.known_us[np.where(ahead, part, 0)] <= latest_us)
@@ -284,7 +291,7 @@ def _asked(
         return of_stint, of_stint, of_stint
     row, group = stints.row[of_stint], stints.group[of_stint]
     first = np.flatnonzero((row <= d[group]) & (h.place[d[group]] < h.until[row]) & stints.is_index[of_stint])
-    at_due = first[np.unique(group[first], return_index=True)[1]]
+    at_due = first[np.flatnonzero(np.diff(group[first], prepend=-1))]
     if at_due_only:
         return group[at_due], of_stint[at_due], d[group[at_due]]
     begin = np.maximum(row, d[group] + 1)  # the first row after d in which this version rules
