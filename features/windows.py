@@ -189,14 +189,12 @@ def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, pla
         episode = h.episode[seen][pick]
         own = episode == q.episode[ask]
         known &= own if part.episode == "own" else ~own | (episode == 0)
-    if not known.all():
-        ask, pick = ask.compress(known), pick.compress(known)
-    age_us, facts = q.event_us.take(ask) - time.take(pick), _Facts(h, seen, plan)
+    facts = _Facts(h, seen, plan)
     for layer in part.layers:
         group = layer.group_of.take(facts.concept).take(pick)
-        pairs = _Pairs(ask, age_us, group, pick)
-        if (group < 0).any():
-            pairs = pairs.where(group >= 0)
+        mine = np.flatnonzero(known & (group >= 0))  # both masks at once: pairs are many, and each gather is a pass over them
+        asked, fact = ask.take(mine), pick.take(mine)
+        pairs = _Pairs(asked, q.event_us.take(asked) - time.take(fact), group.take(mine), fact)
         for lookback_us, wanted in layer.wanted:  # each a part of the one before
             if lookback_us not in (None, part.longest_us):
                 pairs = pairs.where(pairs.age_us <= (lookback_us or 0))
@@ -251,8 +249,11 @@ class _Cells:
     def __init__(self, facts: _Facts, pairs: _Pairs, questions: int, size: int) -> None:
         self._facts, self._pairs, self._size = facts, pairs, size
         self._cell = pairs.group * np.int64(questions) + pairs.ask  # a group's cells side by side: a column is one stretch
-        self._value = facts.value.take(pairs.fact)
         self._made: dict[str, Array] = {}
+
+    @cached_property
+    def _value(self) -> Float:
+        return self._facts.value.take(self._pairs.fact)
 
     def of(self, name: str) -> Array:
         """An aggregate of all cells."""
@@ -261,7 +262,7 @@ class _Cells:
         return self._made[name]
 
     def _make(self, name: str) -> Array:
-        facts, pairs, cell, value, size = self._facts, self._pairs, self._cell, self._value, self._size
+        facts, pairs, cell, size = self._facts, self._pairs, self._cell, self._size
         match name:
             case "count":
                 return np.bincount(cell, minlength=size)
@@ -272,28 +273,28 @@ class _Cells:
             case "distinct_episodes":
                 return _distinct(cell, facts.h.episode[facts.seen[pairs.fact]], size)
             case "sum":
-                return np.where(self.of("any"), np.bincount(cell, weights=value, minlength=size), np.nan)
+                return np.where(self.of("any"), np.bincount(cell, weights=self._value, minlength=size), np.nan)
             case "mean":
                 return self.of("sum") / np.maximum(self.of("count"), 1)
             case "min" | "max":
                 out = np.full(size, np.nan)
-                (np.fmin if name == "min" else np.fmax).at(out, cell, value)
+                (np.fmin if name == "min" else np.fmax).at(out, cell, self._value)
                 return out
             case "last":
-                return _last(cell, value, size)
+                return _last(cell, self._value, size)
             case "first":
-                return _last(cell[::-1], value[::-1], size)
+                return _last(cell[::-1], self._value[::-1], size)
             case "change":
                 return self.of("last") - self.of("first")
             case "percent_change":
                 first = self.of("first")
                 return 100.0 * (self.of("last") - first) / np.where(first == 0.0, np.nan, first)
             case "slope":
-                return _slope(cell, pairs.age_us, value, self.of("count"), self.of("mean"))
+                return _slope(cell, pairs.age_us, self._value, self.of("count"), self.of("mean"))
             case "days_since_last":
-                return _last(cell, pairs.age_us / DAY_US, size)
+                return _last(cell, pairs.age_us, size) / DAY_US
             case "days_since_first":
-                return _last(cell[::-1], pairs.age_us[::-1] / DAY_US, size)
+                return _last(cell[::-1], pairs.age_us[::-1], size) / DAY_US
             case "last_ordinal":
                 return _last(cell, facts.h.ordinal[facts.seen[pairs.fact]].astype(np.float64), size)
         raise ValueError(f"no aggregate is called {name}")

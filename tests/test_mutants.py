@@ -83,8 +83,8 @@ MUTANTS = [
     Mutant(
         "S6: sums run backwards",
         "features.windows",
-        "np.bincount(cell, weights=value, minlength=size)",
-        "np.bincount(cell[::-1], weights=value[::-1], minlength=size)",
+        "np.bincount(cell, weights=self._value, minlength=size)",
+        "np.bincount(cell[::-1], weights=self._value[::-1], minlength=size)",
         (f"{WINDOWS}::test_s6_sums_run_in_the_order_of_time",),
     ),
     Mutant(
