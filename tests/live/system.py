@@ -82,6 +82,12 @@ class System:
         assert self._producer.flush(60) == 0
         return n
 
+    def feed_behind(self, worker: Worker, events: Iterable[Event]) -> None:
+        """Tell events while a worker stands still: however fast the machine is, they lie before it when this returns."""
+        worker.pause()
+        self.feed(events)
+        worker.resume()
+
     # --- workers --------------------------------------------------------------------------------------------------------------------
 
     def start(self, *flags: str, name: str = "worker-1", env: dict[str, str] | None = None, launcher: Sequence[str] = ()) -> Worker:

@@ -33,8 +33,11 @@ def test_it_answers_probes_and_stops_when_asked_amid_its_work(make: Make) -> Non
     assert worker.get("/livez") == (200, "ok\n")
     assert worker.get("/readyz") == (200, "ok\n")
     assert worker.get("/other")[0] == 404
-    system.feed(logs.events("simulated", patients=120))
+    events = logs.events("simulated", patients=120)
+    half = len(events) // 2
+    system.feed(events[:half])
     until(lambda: system.written(system.names.scores) > 50, "it works")
+    system.feed_behind(worker, events[half:])
     begun_s = time.monotonic()
     assert worker.stop() == 0
     assert time.monotonic() - begun_s < STOP_S
