@@ -304,14 +304,15 @@ class Log:
         seq = _numbers(table["seq"], np.int64)
         if seq[-1] > fact.PLACE_MAX:
             raise InputError(f"{self.path} has more than 2**32 records: make several logs of it")
-        encoded = table["patient_id"].unify_dictionaries().combine_chunks()
+        encoded = _whole(table["patient_id"].unify_dictionaries())
         names = encoded.dictionary.to_pylist()
         by_name = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
         number = np.empty(len(names), np.int64)
         number[by_name] = np.arange(len(names))
-        patients, owner = [names[n] for n in by_name.tolist()], number[_numbers(encoded.indices, np.int32)]
-        _, edges, content = table["source_id"].combine_chunks().buffers()
-        sources = Texts(np.frombuffer(content or b"", np.uint8), np.frombuffer(edges, np.int32)[: len(seq) + 1])
+        patients, owner = [names[n] for n in by_name.tolist()], number.take(_numbers(encoded.indices, np.int32))
+        told = _whole(table["source_id"])
+        _, edges, content = told.buffers()
+        sources = Texts(np.frombuffer(content or b"", np.uint8), np.frombuffer(edges, np.int32)[told.offset :][: len(seq) + 1])
         return Bucket(patients, owner, _heads(table), sources)
 
     def records(self, since: int = 0) -> Iterator[Record]:
@@ -341,14 +342,19 @@ class Log:
 
 
 def _heads(table: pa.Table) -> Heads:
-    identity = table["id"].combine_chunks()
+    identity = _whole(table["id"])
     begin = 2 * identity.offset
     high, low = np.frombuffer(identity.buffers()[1], "<u8")[begin : begin + 2 * table.num_rows].reshape(-1, 2).T.copy()
     fields = {name: _numbers(table[_TIMES.get(name, name)], fact.HEAD[name]) for name in _HEAD_FIELDS}
     return Heads(id_hi=high, id_lo=low, place=_numbers(table["seq"], np.int64), **fields)
 
 
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece: `combine_chunks` copies it also where it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def _numbers(column: Any, kind: Any) -> npt.NDArray[Any]:
     """A column without nulls. Its own `to_numpy`, like `pyarrow.parquet.read_table`, would import pandas, which takes a second."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = _whole(column) if isinstance(column, pa.ChunkedArray) else column
     return np.frombuffer(array.buffers()[1] or b"", kind)[array.offset : array.offset + len(array)]
