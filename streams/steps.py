@@ -11,7 +11,7 @@ import numpy as np
 
 from features import codes, fact, history
 from features.merge import Move, moves, sendings
-from features.pack import Packed, Packer
+from features.pack import Packed, Packer, Piece, pack
 from models.artifact import Model
 from models.score import Desk, Issued
 from streams.admit import Row
@@ -53,9 +53,14 @@ class _Partition:
 
 
 _IN_PLACE_ORDER = attrgetter("place", "seg", "told")
-_OFFSET, _TIMESTAMP = attrgetter("offset"), attrgetter("timestamp")
+_FIELDS = attrgetter("key", "value", "offset", "timestamp")
 _Good = tuple[int, FactBatch, Packed, dict[bytes, bytes]]
 Rebuild = Callable[[int, list[bytes]], Awaitable[None]]
+
+
+def _piece(held: _Partition, batch: FactBatch) -> Piece:
+    keys, values, places, stamps_ms = zip(*map(_FIELDS, batch.records), strict=True) if batch.records else ((), (), (), ())
+    return Piece(held.packer, keys, [value or b"" for value in values], np.array(places, np.int64), np.array(stamps_ms, np.int64) * 1000)
 
 
 class ScoreStep:
@@ -93,14 +98,17 @@ class ScoreStep:
 
     async def __call__(self, batches: Sequence[FactBatch]) -> list[Outputs | Exception]:
         """The outputs of batches of different partitions, or what went wrong with each."""
-        ready: list[tuple[int, FactBatch, Packed, Write]] = []
+        taken: list[tuple[int, FactBatch, _Partition]] = []
         results: list[Outputs | Exception] = [Outputs() for _ in batches]
         for n, batch in enumerate(batches):
             held = await self._take_up(batch)
             if isinstance(held, Gap):
                 results[n] = held
-                continue
-            packed = self._pack(held, batch)
+            else:
+                taken.append((n, batch, held))
+        ready: list[tuple[int, FactBatch, Packed, Write]] = []
+        for (n, batch, held), packed in zip(taken, pack([_piece(held, batch) for _, batch, held in taken]), strict=True):
+            held.next = batch.next
             write = Write(
                 partition=batch.partition,
                 since=batch.start,
@@ -149,17 +157,6 @@ class ScoreStep:
             held = _Partition(Packer(self.desk.use_cases, loaded.state, exact_from=loaded.place), batch.start, loaded.place)
             self._partitions[batch.partition] = held
         return held
-
-    def _pack(self, held: _Partition, batch: FactBatch) -> Packed:
-        records = batch.records
-        packed = held.packer.pack(
-            [r.key for r in records],
-            [r.value or b"" for r in records],
-            np.fromiter(map(_OFFSET, records), np.int64, len(records)),
-            np.fromiter(map(_TIMESTAMP, records), np.int64, len(records)) * 1000,
-        )
-        held.next = batch.next
-        return packed
 
     def _issue(self, good: Sequence[_Good]) -> tuple[list[list[Issued]], list[list[Mark]], list[list[Row]]]:
         """Score records, marks and what is sent on of each batch: one kernel call for all partitions, their histories laid one after the

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from features import codes, fact, history, usecase
 from features.clock import DAY_US, MINUTE_US, SECOND_US
 from features.errors import InputError
-from features.pack import Packed, Packer, PartitionState, index_times
+from features.pack import Packed, Packer, PartitionState, Piece, index_times
+from features.pack import pack as pack_together
 from features.usecase import UseCase
 from tests.oracle.packing import Slow
 from tests.oracle.revision import walk
@@ -120,9 +121,13 @@ class Result:
         self.controls += packed.controls
 
 
-def pack(packer: Packer, batch: Sequence[Entry]) -> Packed:
+def piece(packer: Packer, batch: Sequence[Entry]) -> Piece:
     keys, values, places, appended = zip(*batch, strict=True) if batch else ((), (), (), ())
-    return packer.pack(list(keys), list(values), np.array(places, np.int64), np.array(appended, np.int64))
+    return Piece(packer, keys, values, np.array(places, np.int64), np.array(appended, np.int64))
+
+
+def pack(packer: Packer, batch: Sequence[Entry]) -> Packed:
+    return packer.pack(*piece(packer, batch)[1:])
 
 
 def packed(log: Sequence[Entry], use_cases: Iterable[UseCase], cuts: Iterable[int]) -> tuple[Result, PartitionState]:
@@ -188,15 +193,23 @@ def without_ticks(stored: bytes) -> bytes:
 
 
 @CHECKED
-@given(st.lists(partitions(size_max=12), min_size=2, max_size=3), st.data())
-def test_partitions_do_not_mix(logs: list[list[Entry]], data: st.DataObject) -> None:
-    """Partitions that are packed in turns, batch by batch, give what each gives alone."""
-    packers, results, at = [Packer([START]) for _ in logs], [Result() for _ in logs], [0] * len(logs)
-    while open_ := [n for n, log in enumerate(logs) if at[n] < len(log)]:
-        n, size = data.draw(st.sampled_from(open_)), data.draw(st.integers(1, 6))
-        results[n].add(pack(packers[n], logs[n][at[n] : at[n] + size]))
-        at[n] += size
-    assert results == [packed(log, [START], [])[0] for log in logs]
+@given(st.lists(partitions(size_max=12, merges=True), min_size=2, max_size=3), st.sampled_from(SETS), st.data())
+def test_partitions_do_not_mix(logs: list[list[Entry]], use_cases: list[UseCase], data: st.DataObject) -> None:
+    """Batches of several partitions, packed at once, give what each partition gives alone: also where one has nothing to tell, and where
+    the same name stands in two of them."""
+    packers, results, at = [Packer(use_cases) for _ in logs], [Result() for _ in logs], [0] * len(logs)
+    while any(at[n] < len(log) for n, log in enumerate(logs)):
+        sizes = [data.draw(st.integers(0, 6)) for _ in logs]
+        sizes = sizes if any(sizes) else [6] * len(logs)
+        parts = [log[begin : begin + size] for log, begin, size in zip(logs, at, sizes, strict=True)]
+        for result, made in zip(results, pack_together([piece(*one) for one in zip(packers, parts, strict=True)]), strict=True):
+            result.add(made)
+        at = [begin + size for begin, size in zip(at, sizes, strict=True)]
+    for log, result, packer in zip(logs, results, packers, strict=True):
+        alone, state = packed(log, use_cases, [])
+        assert result == alone
+        assert (packer.state.control_us, packer.state.activations) == (state.control_us, state.activations)
+        assert sorted(packer.state.booked) == sorted(state.booked)
 
 
 def ticks_of(stored: bytes) -> list[tuple[int, int]]:
