@@ -1,15 +1,28 @@
-"""What an intake hands to an agent: the records of one partition, and the future of the agent's report on them."""
+"""What an intake hands to an agent: the records of one partition and the future of the report on them. And where it keeps its progress."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streams.bus import Ack
 
 if TYPE_CHECKING:
     from streams.intake import Intake
+
+
+class Places(Protocol):
+    """Where an intake's progress is kept beside Kafka's offsets; admission has none."""
+
+    async def place(self, partition: int) -> int:
+        """First place that is not stored."""
+
+    def let_go(self, partition: int) -> None:
+        """The partition is read anew or was revoked."""
+
+    def committed(self, partition: int, place: int) -> None:
+        """Everything before `place` is committed."""
 
 
 class Batch:

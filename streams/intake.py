@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -22,22 +22,13 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from features.errors import CheckFailed, PremonitorError, ServiceError
 from streams import collector
 from streams.align import Align
-from streams.batches import Batch
+from streams.batches import Batch, Places
 from streams.settings import Settings
 from streams.store import Damaged, Gap
 
-
-class Places(Protocol):
-    """Where an intake's progress is kept beside Kafka's offsets; admission has none."""
-
-    async def place(self, partition: int) -> int:
-        """First place that is not stored."""
-
-    def let_go(self, partition: int) -> None:
-        """The partition is read anew or was revoked."""
-
-    def committed(self, partition: int, place: int) -> None:
-        """Everything before `place` is committed."""
+BACKLOG = 1_000
+"""Behind a poll of so many records the client fetches ahead. Behind a smaller one it would get the next record alone, and all that comes
+after that one would wait a round more."""
 
 
 class Intake(faust.Service):
@@ -81,6 +72,8 @@ class Intake(faust.Service):
         self.heartbeat_s = self.delivered_s = time.monotonic()
         self.assigned = asyncio.Event()
         self.held: set[TopicPartition] = set()
+        self._gathering = False
+        """Nothing is fetched before the next poll is due."""
 
     async def on_start(self) -> None:
         self._polls: asyncio.Queue[list[Batch]] = asyncio.Queue()
@@ -96,16 +89,11 @@ class Intake(faust.Service):
             partition_assignment_strategy=[RangePartitionAssignor],
             session_timeout_ms=round(self.settings.session_timeout_s * 1000),
             heartbeat_interval_ms=max(500, round(self.settings.session_timeout_s * 200)),
-            **self._gathering(),
+            fetch_min_bytes=1,
+            fetch_max_wait_ms=100,
         )
         await self.consumer.start()
         self.consumer.subscribe(self.topics, listener=_Moves(self))
-
-    def _gathering(self) -> dict[str, int]:
-        """Feeds come record by record, and an answer for each would cost both sides more than it brings; facts come in batches already."""
-        if self.align:
-            return {"fetch_min_bytes": 1 << 16, "fetch_max_wait_ms": self.settings.fetch_wait_ms}
-        return {"fetch_min_bytes": 1, "fetch_max_wait_ms": 100}
 
     async def on_stop(self) -> None:
         if not self.crashed:  # after a crash nobody will report on what is in hand
@@ -184,6 +172,7 @@ class Intake(faust.Service):
     async def read(self) -> None:
         while not self.should_stop:
             await self._room.acquire()
+            await self._gather()
             try:
                 got = await self.consumer.getmany(timeout_ms=200, max_records=self.settings.batch_records_max)
             except KafkaError as error:
@@ -196,9 +185,13 @@ class Intake(faust.Service):
                 await asyncio.sleep(0.5)
                 continue
             self.heartbeat_s = time.monotonic()
+            records = sum(map(len, got.values()))
             if got:
                 self.delivered_s = self.heartbeat_s
-            collector.pace(self.name, sum(map(len, got.values())))
+            if 0 < records < BACKLOG:
+                self.consumer.pause(*self.place)
+                self._gathering = True
+            collector.pace(self.name, records)
             if self.align:
                 batches = await self._aligned(self.align, got)
             else:  # no await since getmany: the epochs are those of the records
@@ -211,6 +204,16 @@ class Intake(faust.Service):
                 self._quiet.clear()
                 await self._polls.put(batches)
                 await self.channel.put(batches)
+
+    async def _gather(self) -> None:
+        """Let the next poll become worth its cost. Feeds come record by record, and a round for each would cost more than it brings;
+        facts come together as they were admitted."""
+        if not self._gathering:
+            return
+        if self.align and (left_s := self.delivered_s + self.settings.gather_ms / 1000 - time.monotonic()) > 0:
+            await asyncio.sleep(left_s)
+        self.consumer.resume(*(self.place.keys() - self.held))
+        self._gathering = False
 
     def _reported(self, reports: asyncio.Future[list[Any]]) -> None:
         if not any(isinstance(report, BaseException) for report in reports.result()):

@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     """Polls that the agent has in hand or waiting. What is not polled yet comes in larger batches: the fewer, the faster under load."""
     commit_every_s: float = Field(default=1.0, ge=0.05, le=60)
     session_timeout_s: float = Field(default=10.0, ge=2, le=120)
-    fetch_wait_ms: int = Field(default=10, ge=0, le=1_000)
-    """So long the records of feeds gather at the broker."""
+    gather_ms: int = Field(default=15, ge=0, le=1_000)
+    """So long the records of feeds gather before they are polled again; what comes while nothing else does is taken up at once."""
     patience_s: float = Field(default=15.0, ge=1, le=300)
     """Longest wait for one batch before it is read again."""
     attempts_max: int = Field(default=8, ge=1, le=100)
