@@ -25,7 +25,7 @@ def calibration_curve(bands: list[dict[str, Any]], curve: list[list[float]], his
     parts = [*_grid(top, x, y), f'<path d="M{x(0)} {y(0)}L{x(top)} {y(top)}" stroke="{QUIET}" stroke-dasharray="5 4" fill="none"/>']
     if threshold < top:
         parts.append(f'<path d="M{x(threshold)} {TOP}V{BARS_BOTTOM}" stroke="{RED}" stroke-width="1.5" stroke-dasharray="2 3"/>')
-        side, gap = ("end", -4) if threshold > 0.75 * top else ("start", 4)
+        side, gap = ("end", -4) if threshold > 0.5 * top else ("start", 4)
         parts.append(_text(x(threshold) + gap, BOTTOM - 8, "flagged from here", anchor=side, fill=RED))
     line = "L".join(f"{x(risk)} {y(seen)}" for risk, seen in curve if risk <= top)
     parts.append(f'<path d="M{line}" stroke="{BLUE}" fill="none"/>')

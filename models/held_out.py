@@ -60,13 +60,16 @@ class Training:
     """Index time of the last visit that it was trained on; None: not told."""
     held_out_from_us: int | None
     """Its cut and embargo: behind it the patients of the held-out share are kept for measuring; None: no split in time."""
+    at_risk_us: int
+    """Of its use case."""
 
     @property
     def first_us(self) -> int:
-        """The first index time that may be evaluated on."""
+        """The first index time that may be evaluated on: without a split in time that at which the last visit of the training is no longer
+        at risk, or one outcome would count for both."""
         if self.held_out_from_us is not None:
             return self.held_out_from_us
-        return -NEVER_US if self.until_us is None else self.until_us + 1
+        return -NEVER_US if self.until_us is None else self.until_us + self.at_risk_us
 
 
 def training_of(model: Model) -> Training:
@@ -81,7 +84,7 @@ def training_of(model: Model) -> Training:
         behind = None if cut is None else cut + round(float(told.get("embargo_days", 0)) * DAY_US)
     except (ValueError, TypeError):
         raise InputError(f"model {model.version} does not say readably when it was trained (training.until, cut). Train again") from None
-    return Training(until, behind)
+    return Training(until, behind, model.use_case.at_risk_us)
 
 
 def collect(log: Log, model: Model, *, from_us: int | None = None, until_us: int = NEVER_US, progress: Progress = unheard) -> HeldOut:

@@ -105,12 +105,15 @@ def test_the_stretch_of_time_is_closed_at_its_start_and_open_at_its_end(site: Si
 
 
 def test_what_was_trained_on_is_not_evaluated_on(site: Site) -> None:
-    """From the last visit of the training on is refused, a microsecond later is not."""
+    """No outcome counts for the training and for the evaluation: from the moment on at which the last visit of the training is no longer
+    at risk; a microsecond earlier is refused."""
     last_us = held_out.training_of(site.model).until_us
     assert last_us is not None
+    free_us = last_us + site.model.use_case.at_risk_us
     with pytest.raises(InputError, match="praise it for what it has seen"):
-        held_out.collect(site.log, site.model, from_us=last_us)
-    assert held_out.collect(site.log, site.model, from_us=last_us + 1).index_us.min() > last_us
+        held_out.collect(site.log, site.model, from_us=free_us - 1)
+    assert held_out.collect(site.log, site.model, from_us=free_us).index_us.min() >= free_us
+    assert held_out.collect(site.log, site.model).from_us == free_us
 
 
 def test_a_split_in_time_keeps_its_patients_and_its_embargo(site: Site) -> None:
