@@ -26,7 +26,7 @@ from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase
 
-PATIENTS_AT_ONCE = 1_000
+PATIENTS_AT_ONCE = 2_500
 THREADS = 2
 
 

@@ -155,7 +155,8 @@ def write(out: Path, schema: pa.Schema, pieces: Iterable[dict[str, Any]], progre
     texts = [f.name for f in schema if f.type in (pa.string(), pa.binary())]
     ordered = [f.name for f in schema if f.type == TIME]  # bounds of others help nobody to find a row
     packed = {f.name: "zstd" if f.name in texts else "lz4" for f in schema}
-    words = [name for name in texts if name not in _NAMES]
+    few = [f.name for f in schema if f.type == pa.float64() and not f.nullable]  # counts: small numbers again and again
+    words = [*(name for name in texts if name not in _NAMES), *few]
     n = written = 0
     waiting = list[pa.Table]()
     try:
