@@ -75,7 +75,7 @@ def each_chunk(
         log: To read.
         use_cases: Their index times are waited for.
         work: Called in threads, for several buckets at once.
-        patients_at_once: The rows of so many fit a processor's cache.
+        patients_at_once: More cost memory, fewer cost calls of numpy.
         progress: Told how many patients were read.
     """
     controls, asked, read = _controls(log), index_times(use_cases), 0

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, compress, count, pairwise
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,8 +32,9 @@ _Event = tuple[int, int, bytes | int]
 _PLAIN, _LOOK, _VISIT, _MERGE, _CONTROL = range(5)
 """What a concept means here: a plain fact; one that asks for a look at the history whatever its time; and three that say more."""
 ALWAYS_US = -NEVER_US
+_FIELDS = attrgetter("key", "value", "offset", "timestamp")
 _AT_ONCE = 1_000
-"""From so many records on a call of numpy costs nothing beside them, and those of one partition are nearer in memory."""
+"""Beside more records a call of numpy costs nothing, and those of one partition are nearer in memory."""
 
 
 @dataclass
@@ -214,6 +215,12 @@ class Piece(NamedTuple):
     stamps_us: Int
     """Append time of each record in µs; used where the head has no stamp of its own."""
 
+    @classmethod
+    def of(cls, packer: Packer, records: Sequence[Any]) -> Piece:
+        """Records of the topic as a client reads them, their timestamps in ms."""
+        keys, values, places, stamps_ms = zip(*map(_FIELDS, records), strict=True) if records else ((), (), (), ())
+        return cls(packer, keys, [value or b"" for value in values], np.array(places, np.int64), np.array(stamps_ms, np.int64) * 1000)
+
 
 def pack(pieces: Sequence[Piece]) -> list[Packed]:
     """The history records of batches of different partitions, all at once: a poll has few records of each, and numpy costs by the call.
@@ -237,7 +244,7 @@ def pack(pieces: Sequence[Piece]) -> list[Packed]:
     is_control = kind == _CONTROL
     row, control = (~is_control).nonzero()[0], is_control.nonzero()[0]
     stamp = together.stamp(heads, is_control)
-    people = _People(pieces, together, is_control)
+    people = _People(together, is_control)
     facts, kind = Rows(fact.take(heads, row), people.owner, row), kind.take(row)
     plain = (kind == _PLAIN) & (facts.records["version"] == 1) & (facts.records["status"] < fact.GONE)
     if any(len(piece.packer.waiting) for piece in pieces):
@@ -311,8 +318,8 @@ class _People:
         InputError: a fact without a key.
     """
 
-    def __init__(self, pieces: Sequence[Piece], together: _Together, is_control: Bool) -> None:
-        self._pieces = pieces
+    def __init__(self, together: _Together, is_control: Bool) -> None:
+        self._pieces = together.pieces
         self.names: list[bytes] = []
         self.piece: list[int] = []
         """Number of the piece of each."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from features.errors import CheckFailed
-from features.pack import Packer
+from features.pack import Packer, Piece, pack
 from features.usecase import UseCase
 from streams.reader import read_partition
 from streams.settings import Settings
@@ -44,12 +42,7 @@ async def _histories(batches: AsyncIterator[list[Any]], use_cases: Sequence[UseC
             )
         first = False
         records = [r for r in records if r.offset < place]
-        packed = packer.pack(
-            [r.key for r in records],
-            [r.value for r in records],
-            np.array([r.offset for r in records], np.int64),
-            np.array([r.timestamp for r in records], np.int64) * 1000,
-        )
+        (packed,) = pack([Piece.of(packer, records)])
         for patient in packed.patients.keys() & wanted:
             parts[patient] += packed.patients[patient].records
     return {patient: bytes(blob) for patient, blob in parts.items()}

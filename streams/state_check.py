@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from features import codes, fact
 from features.errors import CheckFailed, InputError
-from features.pack import ALWAYS_US, Packer, PartitionState
+from features.pack import ALWAYS_US, Packer, PartitionState, Piece, pack
 from features.usecase import UseCase
 from streams import store_redis
 from streams.reader import Reach, reach, read_partition
@@ -110,12 +108,7 @@ async def expect(batches: AsyncIterator[list[Any]], use_cases: Sequence[UseCase]
             raise CheckFailed(f"the log on Kafka begins at {records[0].offset:,}: what a history should be cannot be told from it any more")
         first = False
         records = [r for r in records if r.offset < place]
-        packed = packer.pack(
-            [r.key for r in records],
-            [r.value for r in records],
-            np.array([r.offset for r in records], np.int64),
-            np.array([r.timestamp for r in records], np.int64) * 1000,
-        )
+        (packed,) = pack([Piece.of(packer, records)])
         for patient, told in packed.patients.items():
             out.histories.setdefault(patient, bytearray()).extend(told.records)
             out.newest[patient] = max(out.newest.get(patient, ALWAYS_US), told.newest_index_us)

@@ -53,14 +53,8 @@ class _Partition:
 
 
 _IN_PLACE_ORDER = attrgetter("place", "seg", "told")
-_FIELDS = attrgetter("key", "value", "offset", "timestamp")
 _Good = tuple[int, FactBatch, Packed, dict[bytes, bytes]]
 Rebuild = Callable[[int, list[bytes]], Awaitable[None]]
-
-
-def _piece(held: _Partition, batch: FactBatch) -> Piece:
-    keys, values, places, stamps_ms = zip(*map(_FIELDS, batch.records), strict=True) if batch.records else ((), (), (), ())
-    return Piece(held.packer, keys, [value or b"" for value in values], np.array(places, np.int64), np.array(stamps_ms, np.int64) * 1000)
 
 
 class ScoreStep:
@@ -107,7 +101,8 @@ class ScoreStep:
             else:
                 taken.append((n, batch, held))
         ready: list[tuple[int, FactBatch, Packed, Write]] = []
-        for (n, batch, held), packed in zip(taken, pack([_piece(held, batch) for _, batch, held in taken]), strict=True):
+        made = pack([Piece.of(held.packer, batch.records) for _, batch, held in taken])
+        for (n, batch, held), packed in zip(taken, made, strict=True):
             held.next = batch.next
             write = Write(
                 partition=batch.partition,
