@@ -12,11 +12,13 @@ from pathlib import Path
 
 from features.codes import codebook
 from features.log import Log
+from models.artifact import Model
 from streams import topics
 from streams.archive import archive
 from streams.issued import issued
 from streams.settings import Settings
 from streams.topics import Names
+from streams.verify import conservation, verify
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Generation:
 
     settings: Settings
     folder: Path
-    model: Path
+    model_file: Path
     partitions: int
     worker: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +54,7 @@ class Generation:
         """Start the worker by the installed command; `settings` go into its environment."""
         told = self.settings
         command = [
-            str(Path(sys.executable).with_name("premonitor")), "worker", "--model", str(self.model), "--kafka", told.kafka_bootstrap,
+            str(Path(sys.executable).with_name("premonitor")), "worker", "--model", str(self.model_file), "--kafka", told.kafka_bootstrap,
             "--redis", told.redis_url, "--prefix", self.prefix, "--known-time", told.known_time, *flags,
         ]  # fmt: skip
         environment = {f"PREMONITOR_{name.upper()}": value for name, value in settings.items()}
@@ -82,6 +84,14 @@ class Generation:
         out = self.folder / "log"
         asyncio.run(archive(self.settings, out, codebook(), lambda n: None))
         return Log(out, codebook())
+
+    def proof(self, model: Model, issued: list[tuple[str, bytes]], *, fed: bool) -> tuple[int, str]:
+        """`premonitor verify` on the archive and, where feeds were read, its conservation lines: (how much is wrong, in words)."""
+        log = self.archived()
+        found = verify(log, [model], issued)
+        broken = sum(not line.holds for line in conservation(log)) if fed else 0
+        words = f"verify: {found.sentence()}" + (f"; conservation broken in {broken} feeds" if broken else "")
+        return found.missing + found.extra + found.different + broken, words
 
     def issued(self) -> list[tuple[str, bytes]]:
         """(score id, bytes) of all score records on the topic, each different one once."""

@@ -106,7 +106,7 @@ def main(
     click.echo(table.table(found))
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if wrong := [run["row"] for run in found["runs"] if run["wrong"]]:
+    if wrong := [*(r["row"] for r in found["runs"] if r["wrong"]), *(f"{d['rate']:,}/s" for d in found["latency"] if d["wrong"])]:
         raise click.ClickException(f"wrong results in: {', '.join(wrong)}")
 
 

@@ -42,5 +42,5 @@ def test_the_bench_runs_and_every_row_is_right(tmp_path: Path) -> None:
         pytest.skip(str(missing))
     assert {r["row"]: r["wrong"] for r in found["runs"]} == dict.fromkeys(rows, 0)
     assert all(r["events"] > 0 and r["worker_s"] >= 0 for r in found["runs"])
-    assert [delay["missing"] for delay in found["latency"]] == [0]
+    assert [(delay["missing"], delay["wrong"]) for delay in found["latency"]] == [(0, 0)]
     assert all(table.NAMES[row] in table.table(found) for row in rows)
