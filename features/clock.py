@@ -20,6 +20,8 @@ TIME_MAX_US = 8_835_955_200 * SECOND_US
 """2250-01-01T00:00:00Z, exclusive: later times are not admitted (Lua numbers are exact to the year 2255)."""
 NEVER_US = 2**62
 """Later than every admitted time."""
+ALWAYS_US = -NEVER_US
+"""Earlier than every admitted time."""
 
 
 class Clock(Protocol):

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from features import codes, fact, history
+from features.clock import ALWAYS_US
 from features.heads import Heads, Names, is_visit, joined
 from features.history import NEVER, Histories, Int
 from features.log import Bucket, Log
 from features.memory import keep_freed
-from features.pack import ALWAYS_US, Packer, by_patient, index_times, index_us_of
+from features.pack import Packer, by_patient, index_times, index_us_of
 from features.progress import Progress, unheard
 from features.revision import SCORED, Answers, answers
 from features.usecase import UseCase

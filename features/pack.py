@@ -6,13 +6,11 @@ an encounter, and a tick of its own where time made a booked visit due (S7): so 
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, compress, count, pairwise
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features import codes, fact
-from features.clock import NEVER_US
+from features.bookings import Bookings, PartitionState
+from features.clock import ALWAYS_US, NEVER_US
 from features.errors import InputError
 from features.heads import is_named
 from features.usecase import UseCase
@@ -31,22 +30,8 @@ _Event = tuple[int, int, bytes | int]
 """(row, time, patient who waits for it or place of a control)"""
 _PLAIN, _LOOK, _VISIT, _MERGE, _CONTROL = range(5)
 """What a concept means here: a plain fact; one that asks for a look at the history whatever its time; and three that say more."""
-ALWAYS_US = -NEVER_US
-_FIELDS = attrgetter("key", "value", "offset", "timestamp")
 _AT_ONCE = 1_000
 """Beside more records a call of numpy costs nothing, and those of one partition are nearer in memory."""
-
-
-@dataclass
-class PartitionState:
-    """What a partition of `facts` remembers beside the histories; stored in the same call as they are."""
-
-    control_us: int = ALWAYS_US
-    """Greatest stamp of a control so far."""
-    activations: list[dict[str, Any]] = field(default_factory=list)
-    """Payloads of `activate` in order, each with its `place`."""
-    booked: list[tuple[int, bytes]] = field(default_factory=list)
-    """Heap of (time at which it will be due, patient)."""
 
 
 class Told(msgspec.Struct):
@@ -74,52 +59,6 @@ class Packed:
 def index_times(use_cases: Iterable[UseCase]) -> list[tuple[str, int]]:
     """When the use cases ask about a visit: (start or end, µs after it). Histories wait for booked visits at these times."""
     return sorted({(u.definition.index.at, u.offset_us) for u in use_cases})
-
-
-class Bookings:
-    """Patients who wait for a time: the heap of a partition's state, and how often each is in it.
-
-    Args:
-        state: What was stored with the partition.
-        exact_from: The place at which it was stored. Controls before it are told again: each wakes everybody whom any control up to
-            there may have woken.
-    """
-
-    def __init__(self, state: PartitionState, exact_from: int) -> None:
-        self._heap, self._exact_from = state.booked, exact_from
-        self._served_us: int | None = state.control_us if exact_from else None
-        """Bookings up to here were served before `exact_from`."""
-        self._times = Counter(patient for _, patient in self._heap)
-
-    def __contains__(self, patient: bytes) -> bool:
-        return patient in self._times
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def add(self, due_us: int, patient: bytes) -> None:
-        """The patient waits for this time too."""
-        heapq.heappush(self._heap, (due_us, patient))
-        self._times[patient] += 1
-
-    def woken(self, place: int, control_us: int) -> list[bytes]:
-        """Those whose time has come at a control, in order."""
-        if place < self._exact_from:
-            return sorted({patient for due_us, patient in self._heap if due_us <= control_us})
-        if self._served_us is not None:
-            self._take_off(self._served_us)
-            self._served_us = None
-        return sorted(self._take_off(control_us))
-
-    def _take_off(self, until_us: int) -> set[bytes]:
-        due = set()
-        while self._heap and self._heap[0][0] <= until_us:
-            _, patient = heapq.heappop(self._heap)
-            due.add(patient)
-            self._times[patient] -= 1
-            if not self._times[patient]:
-                del self._times[patient]
-        return due
 
 
 class Rows(NamedTuple):
@@ -218,8 +157,10 @@ class Piece(NamedTuple):
     @classmethod
     def of(cls, packer: Packer, records: Sequence[Any]) -> Piece:
         """Records of the topic as a client reads them, their timestamps in ms."""
-        keys, values, places, stamps_ms = zip(*map(_FIELDS, records), strict=True) if records else ((), (), (), ())
-        return cls(packer, keys, [value or b"" for value in values], np.array(places, np.int64), np.array(stamps_ms, np.int64) * 1000)
+        keys, values = [record.key for record in records], [record.value or b"" for record in records]
+        places = np.array([record.offset for record in records], np.int64)
+        stamps_us = np.array([record.timestamp for record in records], np.int64) * 1000
+        return cls(packer, keys, values, places, stamps_us)
 
 
 def pack(pieces: Sequence[Piece]) -> list[Packed]:

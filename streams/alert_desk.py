@@ -10,8 +10,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from features import codes, fact
-from features.clock import MINUTE_US, NEVER_US
-from features.pack import ALWAYS_US, Bookings, Packed, PartitionState, Told
+from features.bookings import Bookings, PartitionState
+from features.clock import ALWAYS_US, MINUTE_US, NEVER_US
+from features.pack import Packed, Told
 from features.revision import STATUS_NAMES
 from features.usecase import UseCase
 from models.score import Issued

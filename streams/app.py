@@ -20,6 +20,7 @@ from mode.supervisors import CrashingSupervisor
 from features.clock import Clock
 from features.codes import Codebook
 from features.errors import PremonitorError, ServiceError
+from features.memory import keep_freed
 from models.artifact import Model
 from streams import agents, collector, store_redis
 from streams.activation import tick_for_ever
@@ -238,6 +239,7 @@ def run(settings: Settings, models: Sequence[Model], book: Codebook, ground: Gro
     Raises:
         PremonitorError: what it crashed of, with its exit code.
     """
+    keep_freed()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     worker = Worker(settings, models, book, ground, clock)

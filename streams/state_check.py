@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from features import codes, fact
+from features.bookings import PartitionState
+from features.clock import ALWAYS_US
 from features.errors import CheckFailed, InputError
-from features.pack import ALWAYS_US, Packer, PartitionState, Piece, pack
+from features.pack import Packer, Piece, pack
 from features.usecase import UseCase
 from streams import store_redis
 from streams.reader import Reach, reach, read_partition

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import msgspec
 
 from features import fact
+from features.bookings import PartitionState
 from features.clock import NEVER_US
-from features.pack import PartitionState, Told
+from features.pack import Told
 
 
 class Gap(Exception):

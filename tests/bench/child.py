@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from features.memory import keep_freed
 from streams import collector
 from streams.settings import Settings
 
@@ -28,7 +29,8 @@ def _mark(done: int) -> None:
     print(json.dumps({"done": done, "cpu_s": time.process_time()}), flush=True)
 
 
-def collect_rarely() -> None:
-    """The collector's settings of our worker in a backlog, for the peers too: they keep more objects alive than we do."""
+def keep_memory_as_the_worker() -> None:
+    """How our worker keeps freed memory and how rarely it collects in a backlog, for the peers too: they keep more objects alive."""
+    keep_freed()
     collector.start()
     collector.pace("", Settings().batch_records_max)

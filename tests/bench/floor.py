@@ -8,7 +8,7 @@ import click
 import msgspec
 from aiokafka import AIOKafkaConsumer
 
-from tests.bench.child import Teller, collect_rarely
+from tests.bench.child import Teller, keep_memory_as_the_worker
 
 
 async def read(kafka: str, topic: str, records: int, events: int) -> None:
@@ -19,7 +19,7 @@ async def read(kafka: str, topic: str, records: int, events: int) -> None:
     )
     consumer.subscribe([topic])
     await consumer.start()
-    collect_rarely()
+    keep_memory_as_the_worker()
     try:
         while seen < records:
             for some in (await consumer.getmany(timeout_ms=200, max_records=2_000)).values():

@@ -16,7 +16,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import cluster_main
 
 from tests.bench import plain, task
-from tests.bench.child import Teller, collect_rarely
+from tests.bench.child import Teller, keep_memory_as_the_worker
 
 
 def flow(kafka: str, read: str, write: str, *, revise: bool, reasons: bool, teller: Teller) -> Dataflow:
@@ -49,12 +49,12 @@ def flow(kafka: str, read: str, write: str, *, revise: bool, reasons: bool, tell
 @click.option("--events", type=int, required=True)
 @click.option("--revise/--no-revise", default=True)
 @click.option("--reasons/--no-reasons", default=True)
-@click.option("--default-gc", is_flag=True)
-def main(kafka: str, read: str, write: str, events: int, revise: bool, reasons: bool, default_gc: bool) -> None:
+@click.option("--default-memory", is_flag=True)
+def main(kafka: str, read: str, write: str, events: int, revise: bool, reasons: bool, default_memory: bool) -> None:
     teller = Teller()
     dataflow = flow(kafka, read, write, revise=revise, reasons=reasons, teller=teller)
-    if not default_gc:
-        collect_rarely()
+    if not default_memory:
+        keep_memory_as_the_worker()
     cluster_main(dataflow, [], 0, worker_count_per_proc=1)
     teller.end(events)
 

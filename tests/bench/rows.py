@@ -56,8 +56,8 @@ class Bench:
     expected: Expected
     revise: bool = True
     """Whether Bytewax makes revisions too."""
-    peer_default_gc: bool = False
-    """Whether Bytewax keeps Python's own collector settings."""
+    peer_default_memory: bool = False
+    """Whether Bytewax keeps the memory settings of Python and the C library."""
     batch: int = 0
     """Records of a poll of the worker; 0: its default."""
 
@@ -73,7 +73,7 @@ class Bench:
     def bytewax(self, *, reasons: bool = True) -> Run:
         """Bytewax over all events, its state in memory."""
         expected = self.expected if self.revise else {key: answer for key, answer in self.expected.items() if key[1] == 0}
-        flags = ["--revise" if self.revise else "--no-revise", *(["--default-gc"] if self.peer_default_gc else [])]
+        flags = ["--revise" if self.revise else "--no-revise", *(["--default-memory"] if self.peer_default_memory else [])]
         flags += [] if reasons else ["--no-reasons"]
         return self._peer("bytewax", self.ground.merged, len(self.ground.told), expected, *flags, reasons=reasons)
 

@@ -73,7 +73,9 @@ def measure_all(
 @click.option("--seconds", default=15.0, show_default=True, help="How long each rate is held.")
 @click.option("--batch", default=0, help="Records of a poll of the worker.  [default: the worker's]")
 @click.option("--revise/--no-revise", default=True, show_default=True, help="Whether Bytewax makes revisions too.")
-@click.option("--peer-default-gc", is_flag=True, help="Leave Bytewax Python's own collector settings, not ours.")
+@click.option(
+    "--peer-default-memory", is_flag=True, help="Leave Bytewax Python's own collector and the C library's own memory settings, not ours."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured as JSON.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep topics and logs of the run in this folder.")
 def main(

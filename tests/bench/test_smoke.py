@@ -34,7 +34,16 @@ def test_the_bench_runs_and_every_row_is_right(tmp_path: Path) -> None:
     rows = tuple(row for row in run.ROWS if row not in ("bytewax", "risk") or importlib.util.find_spec("bytewax"))  # of the extra `bench`
     try:
         found = run.measure_all(
-            tmp_path, events=EVENTS, reps=1, only=rows, rates=(200,), seconds=3.0, batch=0, say=print, revise=True, peer_default_gc=False
+            tmp_path,
+            events=EVENTS,
+            reps=1,
+            only=rows,
+            rates=(200,),
+            seconds=3.0,
+            batch=0,
+            say=print,
+            revise=True,
+            peer_default_memory=False,
         )
     except MissingTool as missing:
         if os.environ.get("CI") == "true":

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import codes, fact, history, usecase
+from features.bookings import PartitionState
 from features.clock import DAY_US, MINUTE_US, SECOND_US
 from features.errors import InputError
-from features.pack import Packed, Packer, PartitionState, Piece, index_times
+from features.pack import Packed, Packer, Piece, index_times
 from features.pack import pack as pack_together
 from features.usecase import UseCase
 from tests.oracle.packing import Slow

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from features import codes, fact
-from features.clock import NEVER_US
+from features.clock import ALWAYS_US, NEVER_US
 from features.log import Log
 from features.pack import index_times
 from features.usecase import UseCase
 
 LAST_VISIT = 6
-ALWAYS_US = -NEVER_US
 Record = tuple[bytes | None, bytes, int, int]
 """(patient, value, place, append time in µs)"""
 

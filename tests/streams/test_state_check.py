@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from features import codes
+from features.clock import ALWAYS_US
 from features.errors import CheckFailed, InputError
-from features.pack import ALWAYS_US, Packer
+from features.pack import Packer
 from streams import state_check
 from streams.bus import partitioner
 from streams.driver import Record

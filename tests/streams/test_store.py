@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import fact
-from features.clock import NEVER_US
-from features.pack import ALWAYS_US, PartitionState, Told
+from features.bookings import PartitionState
+from features.clock import ALWAYS_US, NEVER_US
+from features.pack import Told
 from streams.settings import Settings
 from streams.store import Damaged, Gap, MemoryStore, Store, Write, encode_state
 from streams.store_redis import RedisStore, connect
