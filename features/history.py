@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features import codes, fact
-from features.clock import NEVER_US
+from features.clock import ALWAYS_US
 from features.heads import Heads, Names, StoredNames
 from features.merge import NEVER as NEVER
 from features.merge import together
@@ -196,4 +196,4 @@ def known_at(histories: Histories, seg: int, place: int) -> int:
     """known(k) of one patient at a place of the log, in µs; the beginning of time before the first record."""
     part = slice(histories.start[seg], histories.start[seg + 1])
     n = int(np.searchsorted(histories.place[part], place, side="right"))
-    return int(histories.known_us[part][n - 1]) if n else -NEVER_US
+    return int(histories.known_us[part][n - 1]) if n else ALWAYS_US

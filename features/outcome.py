@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features import fact
-from features.clock import DAY_US, NEVER_US
+from features.clock import ALWAYS_US, DAY_US, NEVER_US
 from features.history import NEVER, Histories, Int
 from features.merge import moves
 from features.usecase import UseCase
@@ -76,7 +76,7 @@ def labels(
 def _followed_until(h: Histories, final: npt.NDArray[np.bool_], use_case: UseCase, as_of_us: int) -> tuple[Int, Int]:
     """(end of follow-up, death) of each patient. Death ends follow-up."""
     patients = len(h.start) - 1
-    followed, death, moved_us = np.full(patients, -NEVER_US), np.full(patients, NEVER_US), np.full(patients, NEVER_US)
+    followed, death, moved_us = np.full(patients, ALWAYS_US), np.full(patients, NEVER_US), np.full(patients, NEVER_US)
     cover = final & (h.concept == use_case.follow_up_concept)
     end = np.where(np.isnan(h.value[cover]), as_of_us, h.event_us[cover] + np.nan_to_num(h.value[cover]).astype(np.int64))
     np.maximum.at(followed, h.seg[cover], end)
@@ -85,8 +85,8 @@ def _followed_until(h: Histories, final: npt.NDArray[np.bool_], use_case: UseCas
     for patient, move in moves(h):
         if move.undone < 0:  # what came later was told of the other patient
             moved_us[patient] = h.known_us[move.row]
-    last = np.full(patients, -NEVER_US)
+    last = np.full(patients, ALWAYS_US)
     happened = final & (h.status != fact.PLANNED)
     np.maximum.at(last, h.seg[happened], h.event_us[happened])
-    followed = np.minimum(np.where(followed == -NEVER_US, last, followed), moved_us)
+    followed = np.minimum(np.where(followed == ALWAYS_US, last, followed), moved_us)
     return np.minimum(followed, np.where(death < NEVER_US, death, followed)), death

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.catalog import COUNTS, OF_VALUES, Feature
-from features.clock import DAY_US, NEVER_US
+from features.clock import ALWAYS_US, DAY_US
 from features.codes import Codebook
 from features.history import NEVER, Array, Bool, Histories, Int, stretches
 
@@ -174,7 +174,7 @@ def _fill_empty(matrix: Float, part: _Pass) -> None:
 def _fill(matrix: Float, h: Histories, q: Questions, seen: Int, part: _Pass, plan: Plan) -> None:
     """Expand (question, fact) pairs of one pass and aggregate them into its columns."""
     time = h.event_us[seen]
-    since = q.event_us - part.longest_us if part.longest_us is not None else np.full_like(q.event_us, -NEVER_US)
+    since = q.event_us - part.longest_us if part.longest_us is not None else np.full_like(q.event_us, ALWAYS_US)
     begin, end = _edges(h.seg[seen], time, q.seg, since, q.event_us)
     ask, pick = stretches(begin, end - begin)  # `pick` is an index into `seen`: near each other, so quick to gather
     until = h.until[seen]

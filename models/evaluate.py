@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from features.clock import NEVER_US, rfc3339
+from features.clock import ALWAYS_US, NEVER_US, rfc3339
 from features.log import Log
 from features.progress import Progress, unheard
 from models import held_out, metrics
@@ -107,7 +107,7 @@ def evaluate(
             "gap_days": definition.outcome.gap_days,
         },
         "period": {
-            "from": rfc3339(int(visits.index_us.min())) if visits.from_us == -NEVER_US else rfc3339(visits.from_us),
+            "from": rfc3339(int(visits.index_us.min())) if visits.from_us == ALWAYS_US else rfc3339(visits.from_us),
             "until": None if visits.until_us == NEVER_US else rfc3339(visits.until_us),
             "first_visit": rfc3339(int(visits.index_us.min())),
             "last_visit": rfc3339(int(visits.index_us.max())),

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from features.clock import DAY_US, NEVER_US, rfc3339, to_us
+from features.clock import ALWAYS_US, DAY_US, NEVER_US, rfc3339, to_us
 from features.codes import Codebook
 from features.cohort import Chunk, chunks, index_answers
 from features.errors import InputError
@@ -69,7 +69,7 @@ class Training:
         at risk, or one outcome would count for both."""
         if self.held_out_from_us is not None:
             return self.held_out_from_us
-        return -NEVER_US if self.until_us is None else self.until_us + self.at_risk_us
+        return ALWAYS_US if self.until_us is None else self.until_us + self.at_risk_us
 
 
 def training_of(model: Model) -> Training:
@@ -112,7 +112,7 @@ def collect(log: Log, model: Model, *, from_us: int | None = None, until_us: int
     made = [part for part in parts if len(part.risk)]
     if not made:
         raise InputError(
-            f"no visit to evaluate on: none from {rfc3339(from_us) if from_us > -NEVER_US else 'the beginning'} on has a mature label in "
+            f"no visit to evaluate on: none from {rfc3339(from_us) if from_us > ALWAYS_US else 'the beginning'} on has a mature label in "
             f"this log. Train with an earlier --until, or give a longer log. Left out: {dict(left_out)}"
         )
     first = np.cumsum([0] + [len(np.unique(part.patient)) for part in made])

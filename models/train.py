@@ -234,5 +234,5 @@ def _threshold(scorer: Scorer, matrix: Float, capacity: float) -> tuple[float, s
     cut = families.capacity_cut(logits, capacity)
     threshold = float(np.clip(scorer.risk(cut), 1e-6, 1 - 1e-6))
     flagged = float((logits >= math.log(threshold / (1 - threshold))).mean())
-    reason = f"flags {flagged:.1%} of {len(logits)} visits of tuning patients; review capacity {capacity:.0%}"
+    reason = f"flags {flagged:.1%} of {len(logits):,} visits of tuning patients; review capacity {capacity:.0%}"
     return threshold, reason

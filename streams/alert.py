@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features import codes, fact
-from features.clock import DAY_US, MINUTE_US, rfc3339
+from features.clock import ALWAYS_US, DAY_US, MINUTE_US, rfc3339
 from features.revision import SCORED
 from features.usecase import UseCase
 from models.score import Score
@@ -115,7 +115,7 @@ class Transition(NamedTuple):
 def fold(items: Sequence[Item], use_case: UseCase, patient: bytes, since: int = 0) -> list[Transition]:
     """The transitions of one patient's alert at places from `since` on, from its whole score history of one use case."""
     state = _State(patient, since)
-    known_us, i = -(2**62), 0
+    known_us, i = ALWAYS_US, 0
     while i < len(items):
         place, end = items[i].place, i + 1
         while end < len(items) and items[end].place == place:

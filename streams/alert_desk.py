@@ -11,7 +11,7 @@ import numpy as np
 
 from features import codes, fact
 from features.bookings import Bookings, PartitionState
-from features.clock import ALWAYS_US, MINUTE_US, NEVER_US
+from features.clock import ALWAYS_US, MINUTE_US
 from features.pack import Packed, Told
 from features.revision import STATUS_NAMES
 from features.usecase import UseCase
@@ -54,7 +54,7 @@ class _Partition:
     """Place at which the state was stored; see `features.pack.Packer`."""
     waiting: Bookings
     """Patients who had something flagged whose time at risk is not over: a superset of those with an open alert."""
-    committed_us: int = -NEVER_US
+    committed_us: int = ALWAYS_US
 
 
 class AlertDesk:

@@ -11,6 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from features.clock import ALWAYS_US
+
 Source = TypeVar("Source", bound=Hashable)
 
 
@@ -49,7 +51,7 @@ class Align(Generic[Source]):
         told_us, held = self._read(records)
         self._records.setdefault(source, []).extend(held)
         self._heard_s[source] = self._monotonic_s()
-        ceiling_us, newest = self._ceiling_us(), self._newest.get(source, -(2**62))
+        ceiling_us, newest = self._ceiling_us(), self._newest.get(source, ALWAYS_US)
         for time_us in told_us:
             if newest < time_us <= ceiling_us:
                 newest = time_us

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from features import codes, fact, history
+from features.clock import ALWAYS_US
 from features.merge import Move, moves, sendings
 from features.pack import Packed, Packer, Piece, pack
 from models.artifact import Model
@@ -48,7 +49,7 @@ class _Partition:
     next: int
     exact_from: int
     """Place at which the state was stored: of records before it, told again, the state knows too much."""
-    committed_us: int = -(2**62)
+    committed_us: int = ALWAYS_US
     """Greatest control stamp in batches that are committed: bookings up to it were served."""
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from features import fact
 from features.bookings import PartitionState
-from features.clock import NEVER_US
+from features.clock import ALWAYS_US
 from features.pack import Told
 
 
@@ -50,7 +50,7 @@ class Write:
     state: str
     """JSON of the partition's state after the batch."""
     booked: Sequence[tuple[int, bytes]] = ()
-    forget_us: int = -NEVER_US
+    forget_us: int = ALWAYS_US
     """Bookings up to here were served in batches that are committed."""
     exact_from: int = 0
     """Records before it were packed with the state of this later place: they must be stored already."""
@@ -144,14 +144,14 @@ class MemoryStore:
         fresh, damaged = p.place == w.since, []
         needed: dict[bytes, bytes] = {}
         for patient, told in w.patients.items():
-            before = p.newest.get(patient, -NEVER_US)
+            before = p.newest.get(patient, ALWAYS_US)
             if fresh:
                 p.histories[patient] = p.histories.get(patient, b"") + told.records
                 p.lengths[patient] = p.lengths.get(patient, 0) + len(told.records)
                 p.newest[patient] = max(before, told.newest_index_us)
             if len(p.histories.get(patient, b"")) != p.lengths.get(patient, 0):
                 damaged.append(patient)
-            if told.oldest_us < before or told.oldest_us == -NEVER_US:
+            if told.oldest_us < before or told.oldest_us == ALWAYS_US:
                 needed[patient] = p.histories.get(patient, b"")
         if fresh:
             p.booked = {b for b in p.booked if b[0] > w.forget_us} | set(w.booked)

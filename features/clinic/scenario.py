@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from features import event
-from features.clock import to_us
+from features.clock import ALWAYS_US, to_us
 from features.errors import InputError
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Change:
     """From a midnight on, something has another value, for all or for one group."""
 
     value: float
-    from_us: int = -(2**62)
+    from_us: int = ALWAYS_US
     group: str = ""
     """A word of `features.clinic.people.groups`; empty: all."""
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from features import codes, fact
-from features.clock import DAY_US
+from features.clock import ALWAYS_US, DAY_US
 from features.decode import decode
 from features.errors import Rejected
 from features.log import LogWriter, buckets_for
@@ -156,7 +156,7 @@ def _read(file: IO[bytes], begin: int, sizes: list[int]) -> Iterator[Made]:
 
 def _write(writer: LogWriter, made: Iterable[Made], leaving: set[str], tick_us: int) -> None:
     ticks = 0
-    next_tick_us = quiet_from_us = -(2**62)
+    next_tick_us = quiet_from_us = ALWAYS_US
     carrier = Carrier(writer.fact, leaving)
     for known_us, _, _, patient_id, value in made:
         while next_tick_us <= known_us:
