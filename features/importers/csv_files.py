@@ -43,6 +43,7 @@ ASSUMED, REPEAT, LOCAL_UNIT, NO_NUMBER, BACKWARDS = (
     "row-order-against-known-time",
 )
 _NUMBER = re.compile(r"(<=|>=|<|>|≤|≥)?\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
+_SWAPPED = str.maketrans(".,", ",.")
 _COMPARATOR = {"≤": "<=", "≥": ">="}
 _GONE, _AMENDS = ("cancelled", "entered-in-error"), ("amended", "corrected")
 
@@ -108,16 +109,18 @@ def number(text: str, decimal: str = ".") -> tuple[float, str | None]:
     """(number, comparator) of a result.
 
     Raises:
-        Rejected: `not-a-number`.
+        Rejected: `not-a-number`; `other-decimal-mark` where it would be one with the other of point and comma.
 
     Example:
         >>> number("<0,2", decimal=",")
         (0.2, '<')
     """
-    if decimal != ".":
-        text = text.replace(".", " ").replace(decimal, ".")
+    swapped = text.translate(_SWAPPED)
+    text, other = (text, swapped) if decimal == "." else (swapped, text)
     parts = _NUMBER.fullmatch(text)
     value = float(parts[2]) if parts else math.inf
+    if parts is None and _NUMBER.fullmatch(other):
+        raise Rejected("other-decimal-mark", f'the mapping says decimal = "{decimal}"')
     if parts is None or math.isinf(value):
         raise Rejected("not-a-number", "expected such as 4.1 or <0.2")
     return value, _COMPARATOR.get(parts[1], parts[1])
