@@ -95,7 +95,7 @@ class Worker:
             datadir=self._folder.name,
         )
         self.app.boot_strategy = _ServicesOnly(self.app)
-        self.app.service(type("PremonitorClients", (Clients,), {"worker": self}))
+        self.app.service(type("PremonitorClients", (Clients,), {"worker": self, "__module__": __name__}))
         self._partition_of = partitioner(ground.partitions)
         self._plans: list[Callable[[dict[str, Any]], Intake]] = []
         if "score" in settings.stages:
@@ -244,6 +244,7 @@ def run(settings: Settings, models: Sequence[Model], book: Codebook, ground: Gro
     asyncio.set_event_loop(loop)
     worker = Worker(settings, models, book, ground, clock)
     process = faust.Worker(worker.app, loglevel="WARN", redirect_stdouts=False, loop=loop, quiet=True, logging_config=LOGGING)
+    process.spinner = None  # it hides the cursor, also where stdout is a file of JSON lines
     code: object = 0
     try:
         process.execute_from_commandline()

@@ -101,7 +101,7 @@ class System:
         path = self.folder / f"{name}.log"
         with path.open("ab") as log:
             begin = log.tell()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, **QUICK, **(env or {})})
+            process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **QUICK, **(env or {})})
         worker = Worker(name, process, port, path, begin)
         self.workers.append(worker)
         return worker

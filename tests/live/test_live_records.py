@@ -105,7 +105,8 @@ async def large_labs(address: str, topic: str, partitions: int) -> None:
 
 
 def test_bad_records_among_good_ones_are_accounted_for(make: Make, kafka: Kafka) -> None:
-    """Each becomes a dead letter with its reason, the good ones are scored, and no log tells of a patient."""
+    """Each becomes a dead letter with its reason, the good ones are scored, and no log tells of a patient; all that a worker writes
+    once it reads is JSON lines."""
     system = make(before=lambda prefix: asyncio.run(large_labs(kafka.address, f"{prefix}labs", 4)))
     told = [*logs.events("simulated", patients=20), ("labs", GOOD)]
     records = [(feed, json.dumps(e).encode(), e["patient_id"].encode(), record_time_ms(e)) for feed, e in told]
@@ -122,6 +123,9 @@ def test_bad_records_among_good_ones_are_accounted_for(make: Make, kafka: Kafka)
     assert Counter(found.letter.reason for found in letters) == expected
     assert all(found.letter.feed == "labs" and found.letter.detail for found in letters)
     assert CANARY not in system.log_text()
+    first, *lines = system.log_text().splitlines()
+    assert first.startswith("activated: ")
+    assert "streams.app" in {json.loads(line)["logger"] for line in lines}
     assert CANARY not in "".join(found.letter.detail for found in letters)
 
 
