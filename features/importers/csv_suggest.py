@@ -70,7 +70,7 @@ _CODE = {
 }
 _CODE["medication-orders"] = _CODE["medication-administrations"] = ["(.*_)?rxnorm(_.*)?", "(drug|medication|med)(_code)?", "(.*_)?code"]
 _CLASS = ["(.*_)?(class|patclass)", "(patient|pat|enc|encounter|visit)_type"]
-_VALUE = ["(result_|ord_|lab_|obs_)?value(_num|_numeric)?|valuenum|wert", "result|reading|measurement|weight"]
+_VALUE = ["(result_|ord_|lab_|obs_)?val(ue)?(_num|_numeric)?|valuenum|wert", "result|reading|measurement|weight"]
 _STATUS_WORDS = {"f": "final", "c": "corrected", "p": "preliminary", "x": "cancelled", "w": "entered-in-error", "canceled": "cancelled"}
 _CLASS_WORDS = {
     **dict.fromkeys(("o", "op", "amb", "outpatient", "ambulatory", "clinic"), "ambulatory"),
@@ -165,6 +165,7 @@ class _Guess:
     def __init__(self, table: CsvTable, file: str) -> None:
         self.table, self.file = table, file
         rows = [row for row in islice(table.rows(), SAMPLE_ROWS) if len(row) == len(table.columns)]
+        self.rows = len(rows)
         self.samples = {name: [row[n].strip() for row in rows if row[n].strip()] for n, name in enumerate(table.columns) if name}
         self.formats = {name: formats for name, texts in self.samples.items() if (formats := _formats(texts))}
         self.values: dict[str, object] = {}
@@ -188,6 +189,8 @@ class _Guess:
         self.hints["timezone"] = 'of times without one, such as "America/Denver"'
         self._column("patient_id", _PATIENT)
         self._column("event_id", _EVENT_ID.get(feed, []), as_list=True)
+        if self.values["event_id"] == [TODO] and (alone := self._different_in_each_row()):
+            self.hints["event_id"] = "different in each row that was looked at: " + ", ".join(alone)
         self._column("event_time", _EVENT_TIME.get(feed, []), among=times)
         rest = [name for name in times if name != self.values["event_time"]]
         self._column("known_time", _KNOWN_TIME, among=rest)
@@ -218,6 +221,10 @@ class _Guess:
             if found:
                 return found
         return []
+
+    def _different_in_each_row(self) -> list[str]:
+        """The columns that tell rows apart, times left out: two results may well be of one minute."""
+        return [name for name, texts in self.samples.items() if name not in self.formats and len(set(texts)) == self.rows > 1]
 
     def _column(
         self, key: str, patterns: list[str], *, among: list[str] | None = None, optional: bool = False, as_list: bool = False

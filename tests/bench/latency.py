@@ -171,7 +171,7 @@ def at_rate(ground: Ground, rate: int, seconds: float) -> Delay:
         producer.flush(30)
         counted = {name: at_s for name, at_s in made_s.items() if at_s >= min(made_s.values()) + WARM_UP_S}
         await_scores(reader, counted.keys())
-        worker_us, answers = (cpu_s(worker.pid) - before_s) / n * 1e6, (reader.records - before) / n
+        worker_us, answers = (cpu_s(worker.pid) - before_s) / len(now) * 1e6, (reader.records - before) / len(now)
     finally:
         reader.ended.set()
         reader.join(10)

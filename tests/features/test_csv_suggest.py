@@ -149,7 +149,7 @@ def test_mappings_are_for_csv(site: Path, words: list[str]) -> None:
 
 def draft(folder: Path, name: str, text: str) -> str:
     """The draft of one table."""
-    (folder / "one").mkdir(exist_ok=True)
+    (folder / "one").mkdir(parents=True, exist_ok=True)
     (folder / "one" / name).write_text(text)
     (found,) = csv_suggest.drafts(folder / "one", folder / "drafts")
     return found.text
@@ -188,6 +188,19 @@ FILES = [
 @pytest.mark.parametrize(("name", "feed"), FILES)
 def test_the_feed_is_told_by_the_name_of_the_file(tmp_path: Path, name: str, feed: str) -> None:
     assert f'feed = "{feed}"\n' in draft(tmp_path, f"{name}.csv", "A,B\n1,2\n")
+
+
+def test_what_tells_rows_apart_is_offered_as_their_id(tmp_path: Path) -> None:
+    """Times are not, nor is anything where there is but one row."""
+    rows = [
+        "MRN,NO,LOINC,VAL,DRAWN,FILED",
+        '1,7,718-7,"4,1",2026-05-03 08:00,2026-05-03 09:00',
+        '1,8,718-7,"3,9",2026-05-04 08:00,2026-05-04 09:00',
+    ]
+    found = draft(tmp_path / "two", "labs.csv", "\n".join(rows))
+    assert 'event_id = ["TODO"]  # different in each row that was looked at: NO, VAL\n' in found
+    assert 'value = "VAL"\ndecimal = ","\n' in found
+    assert 'event_id = ["TODO"]  # one of MRN, NO,' in draft(tmp_path / "single", "labs.csv", "\n".join(rows[:2]))
 
 
 def test_two_columns_that_could_be_it_are_left_open(tmp_path: Path) -> None:
