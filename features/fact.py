@@ -52,8 +52,6 @@ WHOLE = np.dtype(f"V{HEAD_BYTES}")
 """A record as one thing: numpy copies a structured array field by field."""
 _NAME = struct.Struct("<48sIIHHBBH")
 _HEAD = struct.Struct("<16sqqdQIIHHBBH")
-_START = struct.Struct("<B16sqqdQIIHHBBHH")
-"""A record of `facts` up to its source id: format, head, length of the id."""
 _VERSION, _CONCEPT, _NAMED = 56, slice(58, 60), codes.NAME.to_bytes(2, "little")
 NAME_CHUNK = 48
 """Bytes of a source id that one NAME record holds (in place of the id, times, value and episode)."""
@@ -176,15 +174,14 @@ def convert(event: Any, *, feed: str, told: int, stamp: str, book: codes.Codeboo
         target, status = kind, event.status
     source_id: str = event.id
     episode = episode_of(target, source_id, event.episode_id)
+    head = _HEAD.pack(
+        fact_id(target, source_id), event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, STATUS[status], flags, 0
+    )
     system, code, number, comparator, unit, facility = said
     tail = Told(kind, system, code, number, comparator, unit, known_us, event.episode_id, facility, feed, told)
     # Behind a head stands its name in the source; behind a redirect, where it leads.
-    source = (event.patient_id if kind == "merge" else source_id).encode()
-    start = _START.pack(
-        FORMAT, fact_id(target, source_id), event_us, stamp_us, value, episode, 0, event.ordinal, event.version, concept, STATUS[status],
-        flags, 0, len(source),
-    )  # fmt: skip
-    return event_us if known_us is None else known_us, start + source + _encode_told(tail)
+    source = event.patient_id if kind == "merge" else source_id
+    return event_us if known_us is None else known_us, join(head, source.encode(), tail)
 
 
 def key_of(event: Any) -> str:

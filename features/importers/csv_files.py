@@ -44,6 +44,7 @@ ASSUMED, REPEAT, LOCAL_UNIT, NO_NUMBER, BACKWARDS = (
 )
 _NUMBER = re.compile(r"(<=|>=|<|>|≤|≥)?\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 _SWAPPED = str.maketrans(".,", ",.")
+_GROUPED = re.compile(r"(?<![0-9])[0-9]{1,3}[.,][0-9]{3}$")
 _COMPARATOR = {"≤": "<=", "≥": ">="}
 _GONE, _AMENDS = ("cancelled", "entered-in-error"), ("amended", "corrected")
 
@@ -109,17 +110,16 @@ def number(text: str, decimal: str = ".") -> tuple[float, str | None]:
     """(number, comparator) of a result.
 
     Raises:
-        Rejected: `not-a-number`; `other-decimal-mark` where it would be one with the other of point and comma.
+        Rejected: `not-a-number`; `other-decimal-mark` where it would be one with the other of point and comma, and is not one of
+            thousands: who then changed the mark would read 1,204 as 1.204.
 
     Example:
         >>> number("<0,2", decimal=",")
         (0.2, '<')
     """
-    swapped = text.translate(_SWAPPED)
-    text, other = (text, swapped) if decimal == "." else (swapped, text)
-    parts = _NUMBER.fullmatch(text)
+    parts = _NUMBER.fullmatch(text if decimal == "." else text.translate(_SWAPPED))
     value = float(parts[2]) if parts else math.inf
-    if parts is None and _NUMBER.fullmatch(other):
+    if parts is None and _NUMBER.fullmatch(text.translate(_SWAPPED) if decimal == "." else text) and not _GROUPED.search(text):
         raise Rejected("other-decimal-mark", f'the mapping says decimal = "{decimal}"')
     if parts is None or math.isinf(value):
         raise Rejected("not-a-number", "expected such as 4.1 or <0.2")
